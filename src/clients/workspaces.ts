@@ -1,0 +1,169 @@
+import { access, mkdir, open, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { newId } from "../lib/ids.ts";
+import type { Log } from "../lib/log.ts";
+import { holdSize, isPlainFile } from "./workspaceSize.ts";
+
+const TEMPLATES = join(import.meta.dir, "../../templates/workspace");
+/** Written once, then the assistant's own. */
+const OWN_FILES = ["USER.md", "MEMORY.md", "IDENTITY.md"] as const;
+/** Ours: rendered from the person's settings, put back when the assistant changes them. */
+const LOCKED_FILES = ["SOUL.md", "AGENTS.md"] as const;
+
+export interface AgentSettings {
+  agentId: string;
+  displayName: string | null;
+}
+
+export type Workspaces = ReturnType<typeof createWorkspaces>;
+
+/**
+ * The only writer of a gateway's folder: `openclaw.json`, `workspaces/<agent>`, and, for parking and purging,
+ * `state/agents/<agent>`, `parked/<agent>`, `state/media` and the trash of the gateway's home.
+ */
+export function createWorkspaces(dir: string, log: Log) {
+  const configPath = join(dir, "openclaw.json");
+  const workspaceOf = (agentId: string) => join(dir, "workspaces", checkId(agentId));
+  const stateOf = (agentId: string) => join(dir, "state", "agents", checkId(agentId));
+  const parkedOf = (agentId: string) => join(dir, "parked", checkId(agentId));
+
+  return {
+    workspaceOf,
+
+    /** Makes an agent ready to be configured: its workspace from the templates (never over an existing one), its state unparked. */
+    async prepare(settings: AgentSettings): Promise<void> {
+      await createWorkspace(workspaceOf(settings.agentId), settings);
+      if ((await exists(parkedOf(settings.agentId))) && !(await exists(stateOf(settings.agentId)))) {
+        await mkdir(join(dir, "state", "agents"), { recursive: true, mode: 0o700 });
+        await rename(parkedOf(settings.agentId), stateOf(settings.agentId));
+      }
+    },
+
+    /**
+     * Puts back what the assistant must not change and holds its folder under the size limit. Cheap; runs before each
+     * turn (the next prompt is built from these files) and after it. Returns how many files it mended.
+     */
+    async guard(settings: AgentSettings): Promise<number> {
+      const folder = workspaceOf(settings.agentId);
+      const restored = await restoreLockedFiles(folder, settings);
+      const removed = await holdSize(folder);
+      if (restored + removed > 0) log.info({ agent_id: settings.agentId, restored, removed }, "workspace mended");
+      return restored + removed;
+    },
+
+    /** The configuration file as it is on disk; null when there is none. */
+    async readConfig(): Promise<string | null> {
+      return readFile(configPath, "utf8").catch(nullWhenMissing);
+    },
+
+    /** Replaces the configuration file in one step: a crash leaves the old one or the new one, never half of it. */
+    async writeConfig(text: string): Promise<void> {
+      await mkdir(dir, { recursive: true, mode: 0o700 });
+      await writeAtomically(configPath, text);
+    },
+
+    /** Erases everything of an agent, for ever. Safe to repeat. The gateway must have let go of it (openclaw.md §8). */
+    async purge(agentId: string): Promise<void> {
+      for (const path of [workspaceOf(agentId), stateOf(agentId), parkedOf(agentId)])
+        await rm(path, { recursive: true, force: true });
+      await this.clearLeftovers();
+    },
+
+    /** Erases what the gateway keeps and Reef never uses: copies of sent media, its trash, backups of its configuration. */
+    async clearLeftovers(): Promise<void> {
+      await emptyFolder(join(dir, "home", ".Trash"));
+      for (const box of ["inbound", "outbound", "outgoing"]) await emptyFolder(join(dir, "state", "media", box));
+      const backups = (await listFolder(dir)).filter((name) => name.startsWith("openclaw.json.bak"));
+      for (const name of backups) await rm(join(dir, name), { force: true });
+    },
+
+    /**
+     * Moves every agent's state out of the gateway's sight, so that a start is short and the gateway can't take up by
+     * itself what it was answering when it died (we send such a turn again). Only while the gateway does not run.
+     */
+    async parkAll(): Promise<number> {
+      const names = await listFolder(join(dir, "state", "agents"));
+      await mkdir(join(dir, "parked"), { recursive: true, mode: 0o700 });
+      for (const id of names) {
+        if (!(await exists(parkedOf(id)))) await rename(stateOf(id), parkedOf(id));
+      }
+      return names.length;
+    },
+  };
+}
+
+// An id becomes a folder name; what is not one of our ids must never reach a path.
+function checkId(agentId: string): string {
+  if (!/^[a-z0-9][a-z0-9_-]{0,63}$/.test(agentId)) throw new Error("not an agent id");
+  return agentId;
+}
+
+async function createWorkspace(folder: string, settings: AgentSettings): Promise<void> {
+  if (await exists(folder)) return;
+  const draft = `${folder}.${newId()}.new`;
+  await mkdir(draft, { recursive: true, mode: 0o700 });
+  for (const name of [...OWN_FILES, ...LOCKED_FILES])
+    await writeFile(join(draft, name), await renderTemplate(name, settings), { mode: 0o600 });
+  // Whoever renames first wins; a second one finds the folder there and throws its draft away.
+  await rename(draft, folder).catch(async (error: NodeJS.ErrnoException) => {
+    await rm(draft, { recursive: true, force: true });
+    if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error;
+  });
+}
+
+async function restoreLockedFiles(folder: string, settings: AgentSettings): Promise<number> {
+  let restored = 0;
+  for (const name of LOCKED_FILES) {
+    const path = join(folder, name);
+    const wanted = await renderTemplate(name, settings);
+    const found = (await isPlainFile(path)) ? await readFile(path, "utf8") : null;
+    if (found === wanted) continue;
+    await rm(path, { recursive: true, force: true });
+    await writeAtomically(path, wanted);
+    restored += 1;
+  }
+  return restored;
+}
+
+/** A template with the person's settings put in. The display name is one line of plain text by its schema. */
+async function renderTemplate(name: string, settings: AgentSettings): Promise<string> {
+  const template = await readFile(join(TEMPLATES, name), "utf8");
+  return template.replaceAll("{{display_name}}", () => (settings.displayName ?? "").replace(/\s+/g, " "));
+}
+
+async function writeAtomically(path: string, text: string): Promise<void> {
+  const draft = `${path}.${newId()}.tmp`;
+  try {
+    const file = await open(draft, "w", 0o600);
+    try {
+      await file.writeFile(text);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await rename(draft, path);
+  } catch (error) {
+    await rm(draft, { force: true }).catch(() => undefined);
+    throw error;
+  }
+}
+
+async function emptyFolder(folder: string): Promise<void> {
+  for (const name of await listFolder(folder)) await rm(join(folder, name), { recursive: true, force: true });
+}
+
+async function listFolder(folder: string): Promise<string[]> {
+  return (await readdir(folder).catch(nullWhenMissing)) ?? [];
+}
+
+async function exists(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  );
+}
+
+function nullWhenMissing(error: NodeJS.ErrnoException): null {
+  if (error.code === "ENOENT") return null;
+  throw error;
+}

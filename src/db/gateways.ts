@@ -1,0 +1,27 @@
+import type { Queryable } from "./connect.ts";
+
+/** Makes sure that the configured gateway has its row. */
+export async function registerGateway(sql: Queryable, gateway: { id: string; workingSet: number }): Promise<void> {
+  await sql`
+    insert into gateways (id, working_set) values (${gateway.id}, ${gateway.workingSet})
+    on conflict (id) do update set working_set = excluded.working_set`;
+}
+
+/** Where a new assistant goes: the active gateway with the fewest. */
+export async function findPlacement(sql: Queryable): Promise<string | null> {
+  const [row] = await sql<{ id: string }[]>`
+    select g.id from gateways g where g.status = 'active'
+    order by (select count(*) from assistants a where a.gateway_id = g.id and a.status <> 'deleted'), g.id limit 1`;
+  return row?.id ?? null;
+}
+
+/** What the reconciler saw: which process of the gateway runs, and which configuration it has applied. */
+export async function recordGateway(
+  sql: Queryable,
+  seen: { id: string; version: string; bootId: string; appliedHash: string; driftRepairs: number },
+): Promise<void> {
+  await sql`
+    update gateways set version = ${seen.version}, boot_id = ${seen.bootId}, applied_hash = ${seen.appliedHash},
+      drift_repairs = drift_repairs + ${seen.driftRepairs}, last_seen_at = now()
+    where id = ${seen.id}`;
+}

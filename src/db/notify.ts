@@ -1,0 +1,48 @@
+import { z } from "zod";
+import type { Queryable, Sql } from "./connect.ts";
+
+const CHANNEL = "reef";
+
+/**
+ * What a notification is about. It carries ids only and is only a hint: whoever hears it reads the rows.
+ * `turn`: the queue of a gateway changed. `assistant`: its state, settings or status changed. `message`: a row was
+ * added to its conversation. `stop`: somebody asked to stop a turn. `session`: a session was revoked.
+ */
+const noticeSchema = z.object({
+  kind: z.enum(["turn", "assistant", "message", "stop", "session"]),
+  id: z.string(),
+});
+export type Notice = z.infer<typeof noticeSchema>;
+
+/** Sends a notice when the surrounding transaction commits (at once outside of one). */
+export async function notify(sql: Queryable, kind: Notice["kind"], id: string): Promise<void> {
+  await sql`select pg_notify(${CHANNEL}, ${JSON.stringify({ kind, id })})`;
+}
+
+/**
+ * Hears every notice, over one connection of its own that is opened again for ever. `onGap` runs each time it (re)opens:
+ * what was sent meanwhile is lost, so read everything. Resolves once listening; returns the function that stops it.
+ */
+export async function listen(
+  sql: Sql,
+  onNotice: (notice: Notice) => void,
+  onGap: () => void,
+): Promise<() => Promise<void>> {
+  const meta = await sql.listen(
+    CHANNEL,
+    (payload) => {
+      const notice = parseNotice(payload);
+      if (notice) onNotice(notice);
+    },
+    onGap,
+  );
+  return () => meta.unlisten();
+}
+
+function parseNotice(payload: string): Notice | null {
+  try {
+    return noticeSchema.safeParse(JSON.parse(payload)).data ?? null;
+  } catch {
+    return null;
+  }
+}

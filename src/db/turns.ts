@@ -1,0 +1,188 @@
+import type { Queryable } from "./connect.ts";
+import { notify } from "./notify.ts";
+
+export type TurnStatus = "queued" | "dispatched" | "streaming" | "done" | "failed" | "stopped";
+
+export interface Turn {
+  id: string;
+  assistantId: string;
+  userId: string;
+  gatewayId: string;
+  seq: number;
+  status: TurnStatus;
+  stopRequested: boolean;
+  errorCode: string | null;
+}
+
+/** A turn that this process holds the lease of, with all that is needed to run it. */
+export interface ClaimedTurn extends Turn {
+  agentId: string;
+  displayName: string | null;
+  content: string;
+  /** How often it was claimed; from the second time on the gateway may know it already. */
+  attempts: number;
+}
+
+const columns = (sql: Queryable) =>
+  sql`t.id, t.assistant_id, t.user_id, t.gateway_id, t.seq, t.status, t.stop_requested, t.error_code`;
+const claimed = (sql: Queryable) => sql`${columns(sql)}, t.attempts,
+  (select agent_id from assistants where id = t.assistant_id) as agent_id,
+  (select display_name from assistants where id = t.assistant_id) as display_name,
+  (select content from messages where turn_id = t.id and role = 'user') as content`;
+
+/** Serialises what decides over a gateway's queue and working set, until the transaction ends. */
+export async function lockGatewayQueue(sql: Queryable, gatewayId: string): Promise<void> {
+  await sql`select pg_advisory_xact_lock(hashtext('reef:queue'), hashtext(${gatewayId}))`;
+}
+
+export async function insertTurn(
+  sql: Queryable,
+  input: { id: string; assistantId: string; userId: string; gatewayId: string; seq: number },
+): Promise<Turn> {
+  const [row] = await sql<Turn[]>`
+    insert into turns as t (id, assistant_id, user_id, gateway_id, seq)
+    values (${input.id}, ${input.assistantId}, ${input.userId}, ${input.gatewayId}, ${input.seq})
+    returning ${columns(sql)}`;
+  await notify(sql, "turn", input.gatewayId);
+  return row!;
+}
+
+export async function findTurn(sql: Queryable, key: { userId: string; id: string }): Promise<Turn | null> {
+  const [row] = await sql<
+    Turn[]
+  >`select ${columns(sql)} from turns t where t.id = ${key.id} and t.user_id = ${key.userId}`;
+  return row ?? null;
+}
+
+/**
+ * Claims queued turns: the oldest of each awake, active assistant that has none running, as many as the gateway has
+ * places, fewest running turns of a user first. Call it in a transaction, after `lockGatewayQueue`.
+ */
+export async function claimTurns(
+  sql: Queryable,
+  input: { gatewayId: string; owner: string; leaseMs: number; maxRuns: number },
+): Promise<ClaimedTurn[]> {
+  return sql<ClaimedTurn[]>`
+    with running as (
+      select user_id, count(*) as n from turns
+      where gateway_id = ${input.gatewayId} and status in ('dispatched', 'streaming') group by user_id
+    ), heads as (
+      select distinct on (q.assistant_id) q.id, q.user_id, q.queued_at
+      from turns q join assistants a on a.id = q.assistant_id
+      where q.gateway_id = ${input.gatewayId} and q.status = 'queued' and not q.stop_requested
+        and a.state = 'awake' and a.status = 'active'
+        and not exists (select 1 from turns r where r.assistant_id = q.assistant_id and r.status in ('dispatched', 'streaming'))
+      order by q.assistant_id, q.seq
+    ), chosen as (
+      select h.id from heads h left join running r on r.user_id = h.user_id
+      order by coalesce(r.n, 0) + row_number() over (partition by h.user_id order by h.queued_at), h.queued_at
+      limit greatest(0, ${input.maxRuns}::int - (select coalesce(sum(n), 0) from running))
+    )
+    update turns t set status = 'dispatched', attempts = attempts + 1, dispatched_at = now(), lease_owner = ${input.owner},
+      lease_until = now() + make_interval(secs => ${input.leaseMs / 1000})
+    from chosen where t.id = chosen.id and t.status = 'queued'
+    returning ${claimed(sql)}`;
+}
+
+/** Takes over running turns whose lease ran out: their process died or stands still. */
+export async function takeOverTurns(
+  sql: Queryable,
+  input: { gatewayId: string; owner: string; leaseMs: number },
+): Promise<ClaimedTurn[]> {
+  return sql<ClaimedTurn[]>`
+    update turns t set attempts = attempts + 1, lease_owner = ${input.owner}, lease_until = now() + make_interval(secs => ${input.leaseMs / 1000})
+    where t.id in (
+      select id from turns where gateway_id = ${input.gatewayId} and status in ('dispatched', 'streaming') and lease_until < now()
+      for update skip locked)
+    returning ${claimed(sql)}`;
+}
+
+/** Renews leases; answers those still held, and whether somebody asked to stop them. */
+export async function renewLeases(
+  sql: Queryable,
+  input: { owner: string; ids: string[]; leaseMs: number },
+): Promise<{ id: string; stopRequested: boolean }[]> {
+  return sql<{ id: string; stopRequested: boolean }[]>`
+    update turns set lease_until = now() + make_interval(secs => ${input.leaseMs / 1000})
+    where id in ${sql(input.ids)} and lease_owner = ${input.owner} and status in ('dispatched', 'streaming')
+    returning id, stop_requested`;
+}
+
+/** Lets go of leases at once, so that another process takes over without waiting. */
+export async function releaseLeases(sql: Queryable, input: { owner: string }): Promise<void> {
+  await sql`
+    update turns set lease_until = now() - interval '1 second'
+    where lease_owner = ${input.owner} and status in ('dispatched', 'streaming')`;
+}
+
+export async function markStreaming(sql: Queryable, input: { id: string; owner: string }): Promise<void> {
+  await sql`
+    update turns set status = 'streaming', first_text_at = now()
+    where id = ${input.id} and lease_owner = ${input.owner} and status = 'dispatched'`;
+}
+
+/** Gives a claimed turn back to the queue: its assistant turned out not to be ready. */
+export async function requeueTurn(
+  sql: Queryable,
+  input: { id: string; owner: string; assistantId: string },
+): Promise<void> {
+  await sql`
+    update turns set status = 'queued', lease_owner = null, lease_until = null
+    where id = ${input.id} and lease_owner = ${input.owner} and status = 'dispatched'`;
+  await sql`update assistants set state = 'waking' where id = ${input.assistantId} and state = 'awake'`;
+  await notify(sql, "assistant", input.assistantId);
+}
+
+/** Queued turns that will not run: somebody stopped them, or they waited longer than `waitMs`. */
+export async function listTurnsToDrop(sql: Queryable, input: { gatewayId: string; waitMs: number }): Promise<Turn[]> {
+  return sql<Turn[]>`
+    select ${columns(sql)} from turns t
+    where t.gateway_id = ${input.gatewayId} and t.status = 'queued'
+      and (t.stop_requested or t.queued_at < now() - make_interval(secs => ${input.waitMs / 1000}))
+    limit 100`;
+}
+
+/** Asks a turn (or all unfinished ones of the assistant) to stop. Returns the turns asked. */
+export async function requestStop(
+  sql: Queryable,
+  input: { userId: string; assistantId: string; turnId: string | null },
+): Promise<Turn[]> {
+  const rows = await sql<Turn[]>`
+    update turns t set stop_requested = true
+    where t.assistant_id = ${input.assistantId} and t.user_id = ${input.userId} and t.status in ('queued', 'dispatched', 'streaming')
+      and (${input.turnId}::uuid is null or t.id = ${input.turnId})
+    returning ${columns(sql)}`;
+  if (rows.length > 0) await notify(sql, "stop", input.assistantId);
+  return rows;
+}
+
+/** Ends a turn; false when it had ended before: then nothing else of the finish may happen. */
+export async function endTurn(
+  sql: Queryable,
+  input: {
+    id: string;
+    userId: string;
+    status: "done" | "failed" | "stopped";
+    errorCode: string | null;
+    inputTokens: number | null;
+    outputTokens: number | null;
+    costMicroUsd: number | null;
+  },
+): Promise<boolean> {
+  const result = await sql`
+    update turns set status = ${input.status}, error_code = ${input.errorCode}, finished_at = now(), lease_until = null,
+      input_tokens = ${input.inputTokens}, output_tokens = ${input.outputTokens}, cost_micro_usd = ${input.costMicroUsd}
+    where id = ${input.id} and user_id = ${input.userId} and status in ('queued', 'dispatched', 'streaming')`;
+  return result.count === 1;
+}
+
+/** The turn that an assistant is answering now, if any. */
+export async function findRunningTurn(
+  sql: Queryable,
+  key: { userId: string; assistantId: string },
+): Promise<string | null> {
+  const [row] = await sql<{ id: string }[]>`
+    select id from turns
+    where assistant_id = ${key.assistantId} and user_id = ${key.userId} and status in ('dispatched', 'streaming')`;
+  return row?.id ?? null;
+}

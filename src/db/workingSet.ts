@@ -1,0 +1,101 @@
+import type { Queryable } from "./connect.ts";
+import { notify } from "./notify.ts";
+import { lockGatewayQueue } from "./turns.ts";
+import type { AssistantState } from "./assistants.ts";
+
+/** An assistant as the reconciler sees it. */
+export interface Placed {
+  id: string;
+  agentId: string;
+  displayName: string | null;
+  model: string;
+  state: AssistantState;
+  generation: number;
+}
+
+/**
+ * The assistants that are to be awake: those with a running turn, then those whose messages wait longest, then the most
+ * recently used, as many as the gateway's working set holds.
+ */
+async function listWanted(
+  sql: Queryable,
+  input: { gatewayId: string; workingSet: number; idleMs: number },
+): Promise<Placed[]> {
+  return sql<Placed[]>`
+    select a.id, a.agent_id, a.display_name, a.model, a.state, a.generation
+    from assistants a join users u on u.id = a.user_id and u.status = 'active'
+    left join lateral (
+      select bool_or(t.status <> 'queued') as running, min(t.queued_at) as waiting_since
+      from turns t where t.assistant_id = a.id and t.status in ('queued', 'dispatched', 'streaming')) q on true
+    where a.gateway_id = ${input.gatewayId} and a.status = 'active'
+      and (q.waiting_since is not null or a.last_used_at > now() - make_interval(secs => ${input.idleMs / 1000}))
+    order by coalesce(q.running, false) desc, q.waiting_since nulls last, a.last_used_at desc
+    limit ${input.workingSet}`;
+}
+
+/**
+ * Decides who is to be awake and who goes to sleep, in one transaction: a wanted sleeper becomes `waking`; one that is
+ * not wanted and has no running turn becomes `asleep`. Returns all that are to be configured now.
+ */
+export async function decideWorkingSet(
+  sql: Queryable,
+  input: { gatewayId: string; workingSet: number; idleMs: number },
+): Promise<Placed[]> {
+  await lockGatewayQueue(sql, input.gatewayId);
+  const wanted = (await listWanted(sql, input)).map((assistant) => assistant.id);
+  const changed = await sql<{ id: string }[]>`
+    update assistants a set state = case when a.id = any(${wanted}::uuid[]) then 'waking' else 'asleep' end, state_reason = null
+    where a.gateway_id = ${input.gatewayId} and (
+      (a.id = any(${wanted}::uuid[]) and a.state in ('asleep', 'failed'))
+      or (a.id <> all(${wanted}::uuid[]) and a.state <> 'asleep'
+        and not exists (select 1 from turns t where t.assistant_id = a.id and t.status in ('dispatched', 'streaming'))))
+    returning a.id`;
+  for (const row of changed) await notify(sql, "assistant", row.id);
+  return sql<Placed[]>`
+    select id, agent_id, display_name, model, state, generation from assistants
+    where gateway_id = ${input.gatewayId} and state in ('waking', 'awake')`;
+}
+
+/** The gateway has them: they are awake, and have what was asked for up to this generation. */
+export async function markAwake(sql: Queryable, assistants: Placed[]): Promise<void> {
+  for (const assistant of assistants) {
+    const result = await sql`
+      update assistants set applied_generation = ${assistant.generation}, state = 'awake', state_reason = null
+      where id = ${assistant.id} and state = 'waking'`;
+    if (result.count > 0) await notify(sql, "assistant", assistant.id);
+  }
+}
+
+/** It could not be woken; the next resync tries again while somebody wants it. */
+export async function markFailed(sql: Queryable, id: string, reason: string): Promise<void> {
+  const result = await sql`
+    update assistants set state = 'failed', state_reason = ${reason} where id = ${id} and (state <> 'failed' or state_reason is distinct from ${reason})`;
+  if (result.count > 0) await notify(sql, "assistant", id);
+}
+
+/** Deleted assistants whose purge has not ended. */
+export async function listPurges(
+  sql: Queryable,
+  gatewayId: string,
+): Promise<{ id: string; agentId: string; userId: string; purgeStep: "stopping" | "erasing"; running: boolean }[]> {
+  return sql`
+    select a.id, a.agent_id, a.user_id, a.purge_step,
+      exists (select 1 from turns t where t.assistant_id = a.id and t.status in ('queued', 'dispatched', 'streaming')) as running
+    from assistants a where a.gateway_id = ${gatewayId} and a.purge_step in ('stopping', 'erasing') limit 20`;
+}
+
+export async function setPurgeStep(
+  sql: Queryable,
+  input: { id: string; userId: string; step: "erasing" },
+): Promise<void> {
+  await sql`update assistants set purge_step = ${input.step} where id = ${input.id} and user_id = ${input.userId} and purge_step = 'stopping'`;
+}
+
+/** Last step: conversation and names go; the row stays as a tombstone, so that the agent id is never used again. */
+export async function finishPurge(sql: Queryable, input: { id: string; userId: string }): Promise<void> {
+  await sql`delete from messages where assistant_id = ${input.id} and user_id = ${input.userId}`;
+  await sql`delete from turns where assistant_id = ${input.id} and user_id = ${input.userId}`;
+  await sql`
+    update assistants set purge_step = 'purged', display_name = null, state = 'asleep', state_reason = null, last_seq = 0, message_count = 0
+    where id = ${input.id} and user_id = ${input.userId} and status = 'deleted'`;
+}

@@ -1,0 +1,73 @@
+import type { Redis } from "ioredis";
+import type { Config } from "./config.ts";
+import { connectDatabase, type Sql } from "./db/connect.ts";
+import { createGatewayClient, type GatewayClient } from "./clients/gateway.ts";
+import { connectRedis } from "./clients/redis.ts";
+import { createWorkspaces, type Workspaces } from "./clients/workspaces.ts";
+import { newId } from "./lib/ids.ts";
+import type { Log } from "./lib/log.ts";
+import { createLocalCounts, type LocalCounts } from "./lib/localCounts.ts";
+import { createPasswords, type Passwords } from "./lib/passwords.ts";
+import { withDeadline } from "./lib/retry.ts";
+
+/** Everything a service may need. A function takes `Pick<Deps, …>` of what it touches. */
+export interface Deps {
+  config: Config;
+  log: Log;
+  /** Names this process: owner of leases, origin of frames. */
+  processId: string;
+  sql: Sql;
+  redis: Redis;
+  /** A second connection: one that subscribes can do nothing else. */
+  subscriber: Redis;
+  gateway: GatewayClient;
+  workspaces: Workspaces;
+  passwords: Passwords;
+  localCounts: LocalCounts;
+  /** Registers what closes with the process; closers run in reverse order, each within its deadline. */
+  onClose(name: string, deadlineMs: number, close: () => unknown): void;
+  close(): Promise<void>;
+}
+
+/** Opens the connections. Nothing is awaited here: a server that is down is retried for ever by its own client. */
+export function createDeps(config: Config, log: Log): Deps {
+  const closers: { name: string; deadlineMs: number; close: () => unknown }[] = [];
+  const onClose: Deps["onClose"] = (name, deadlineMs, close) => closers.push({ name, deadlineMs, close });
+
+  const sql = connectDatabase(config.DATABASE_URL, { max: config.DATABASE_POOL, name: "reef" });
+  onClose("postgres", 3000, () => sql.end({ timeout: 2 }));
+  const redis = connectRedis(config.REDIS_URL, config.REDIS_PREFIX, log);
+  onClose("redis", 1000, () => redis.disconnect());
+  const subscriber = connectRedis(config.REDIS_URL, config.REDIS_PREFIX, log);
+  onClose("redis subscriber", 1000, () => subscriber.disconnect());
+  const gateway = createGatewayClient({
+    id: config.GATEWAY_ID,
+    url: config.OPENCLAW_GATEWAY_URL,
+    token: config.OPENCLAW_GATEWAY_TOKEN,
+    log,
+  });
+  onClose("gateway", 1000, () => gateway.close());
+  const workspaces = createWorkspaces(config.OPENCLAW_GATEWAY_DIR, log);
+
+  const close = async () => {
+    for (const closer of closers.reverse()) {
+      await withDeadline(Promise.resolve().then(closer.close), closer.deadlineMs, `closing ${closer.name}`).catch(
+        (err: unknown) => log.warn({ err, closer: closer.name }, "did not close in time"),
+      );
+    }
+  };
+  return {
+    config,
+    log,
+    processId: newId(),
+    sql,
+    redis,
+    subscriber,
+    gateway,
+    workspaces,
+    passwords: createPasswords(),
+    localCounts: createLocalCounts(),
+    onClose,
+    close,
+  };
+}

@@ -1,0 +1,85 @@
+/**
+ * The closed table of error codes: what a program may rely on. `status` is the HTTP status, `message` the default
+ * sentence for people. The same codes travel on the chat socket as `{type:"error", code, …}`.
+ */
+export const ERRORS = {
+  validation_failed: { status: 400, message: "Some fields are missing or not valid; see details." },
+  invalid_json: { status: 400, message: "The body is not valid JSON." },
+  invalid_frame: {
+    status: 400,
+    message: "This frame is not one that the chat socket understands; see the documentation.",
+  },
+  message_too_long: { status: 400, message: "A message has at most 32,000 characters; send it in parts." },
+  weak_password: { status: 400, message: "This password is too easy to guess; choose another one." },
+  unauthorized: { status: 401, message: "Sign in: a valid access token is needed." },
+  token_expired: { status: 401, message: "The access token has expired; refresh it." },
+  invalid_credentials: { status: 401, message: "E-mail address or password is wrong." },
+  invalid_refresh_token: { status: 401, message: "The refresh token is not valid or has expired; sign in again." },
+  session_revoked: { status: 401, message: "This session has ended; sign in again." },
+  account_suspended: { status: 403, message: "This account is suspended; write to support." },
+  forbidden: { status: 403, message: "This is not allowed with this token." },
+  assistant_limit_reached: { status: 403, message: "Your plan has no room for another assistant." },
+  voice_not_in_plan: { status: 403, message: "This voice is not part of your plan." },
+  not_found: { status: 404, message: "There is nothing here." },
+  assistant_not_found: { status: 404, message: "There is no such assistant." },
+  method_not_allowed: { status: 405, message: "This address does not take this method." },
+  email_taken: { status: 409, message: "There is an account with this e-mail address already; sign in instead." },
+  assistant_paused: { status: 409, message: "This assistant is paused; resume it to go on talking." },
+  idempotency_conflict: { status: 409, message: "This Idempotency-Key was used with another request." },
+  idempotency_in_progress: {
+    status: 409,
+    message: "The first request with this Idempotency-Key is still running; try again shortly.",
+  },
+  client_id_conflict: {
+    status: 409,
+    message: "This client_id was used for another text; use a new one for each message.",
+  },
+  body_too_large: { status: 413, message: "The body is too large." },
+  unsupported_media_type: { status: 415, message: "Send the body as application/json." },
+  upgrade_required: { status: 426, message: "This address speaks WebSocket only." },
+  RATE_LIMITED: { status: 429, message: "Today's messages are used up." },
+  too_many_attempts: { status: 429, message: "Too many attempts; wait a little and try again." },
+  too_many_frames: { status: 429, message: "Too many frames at once; slow down." },
+  turn_failed: { status: 502, message: "I could not answer that. Nothing was charged; please send it again." },
+  internal_error: { status: 500, message: "Something went wrong on our side. Nothing was lost; please try again." },
+  assistant_unavailable: {
+    status: 503,
+    message: "The assistant can't be reached right now. Nothing was charged; please try again in a minute.",
+  },
+  service_unavailable: { status: 503, message: "The service is not ready; try again in a moment." },
+} as const satisfies Record<string, { status: number; message: string }>;
+
+export type ErrorCode = keyof typeof ERRORS;
+
+/** What else an error may tell: for programs (`retry_after` in seconds) and for forms (`details`). */
+export interface ErrorExtras {
+  details?: { path: string; message: string }[];
+  retry_after?: number;
+  reset_at?: string;
+  limit?: number;
+  used?: number;
+  upgrade_to?: string | null;
+}
+
+/** The one error class: a code of the table, perhaps a better sentence, perhaps extras. Safe to show to a user. */
+export class AppError extends Error {
+  readonly code: ErrorCode;
+  readonly extras: ErrorExtras;
+
+  constructor(code: ErrorCode, extras: ErrorExtras = {}, message: string = ERRORS[code].message) {
+    super(message);
+    this.name = "AppError";
+    this.code = code;
+    this.extras = extras;
+  }
+
+  get status(): number {
+    return ERRORS[this.code].status;
+  }
+}
+
+/** The name and message of an unknown thrown value, for logs only: it may hold anything. */
+export function describeError(error: unknown): { name: string; message: string } {
+  if (error instanceof Error) return { name: error.name, message: error.message };
+  return { name: "Unknown", message: String(error) };
+}

@@ -1,0 +1,34 @@
+import { ConfigError, loadConfig } from "./config.ts";
+import { createDeps } from "./deps.ts";
+import { createLog } from "./lib/log.ts";
+import { startReef } from "./process.ts";
+
+/** The process: configuration, connections, server, loops, signals. */
+async function main(): Promise<void> {
+  const config = loadConfig(process.env);
+  const log = createLog(config.LOG_LEVEL);
+  process.on("unhandledRejection", (err) => log.error({ err }, "unhandled rejection"));
+  const deps = createDeps(config, log);
+  const reef = await startReef(deps);
+  log.info({ port: reef.port, process_id: deps.processId }, "listening");
+  let stopping = false;
+  const stop = () => {
+    if (stopping) process.exit(1);
+    stopping = true;
+    reef.stop().then(
+      () => process.exit(0),
+      () => process.exit(1),
+    );
+  };
+  process.on("SIGTERM", stop);
+  process.on("SIGINT", stop);
+}
+
+main().catch((error: unknown) => {
+  if (error instanceof ConfigError) {
+    console.error(error.message);
+    process.exit(78);
+  }
+  console.error(`Reef could not start: ${error instanceof Error ? error.message : String(error)}`);
+  process.exit(1);
+});

@@ -1,0 +1,130 @@
+import { z } from "zod";
+
+/** The JSON bodies of the HTTP API: what validates them also describes them in /openapi.json. */
+
+const email = z.email().max(254).describe("E-mail address; compared without case");
+const password = z.string().min(8).max(256).describe("8 to 256 characters");
+const name = z.string().trim().min(1).max(100);
+const timezone = z.string().min(1).max(64).describe("IANA time zone, e.g. Europe/Berlin");
+const time = z.iso.datetime().describe("RFC 3339, UTC");
+const id = z.uuid();
+
+export const signupBody = z.strictObject({
+  email,
+  password,
+  name: name.optional(),
+  timezone: timezone.optional(),
+  device_name: name.optional(),
+});
+export const loginBody = z.strictObject({ email, password: z.string().min(1).max(256), device_name: name.optional() });
+export const refreshBody = z.strictObject({ refresh_token: z.string().min(1).max(512) });
+export const logoutBody = z.strictObject({ all: z.boolean().optional().describe("true: every device of the user") });
+
+export const userSchema = z.object({
+  id,
+  email: z.string(),
+  name: z.string().nullable(),
+  avatar_url: z.string().nullable(),
+  email_verified: z.boolean(),
+  timezone: z.string(),
+  plan: z.string(),
+  created_at: time,
+});
+
+const tokens = {
+  access_token: z.string().describe("JWT, 15 minutes"),
+  refresh_token: z.string().describe("Opaque, 30 days, another one at each use"),
+  expires_in: z.number().int().describe("Seconds the access token lives"),
+};
+export const tokensSchema = z.object(tokens);
+export const signedInSchema = z.object({ user: userSchema, ...tokens });
+export const acceptedSchema = z.object({ message: z.string() });
+
+const displayName = z.string().trim().min(1).max(60).describe("What the person calls the assistant");
+const voice = z.string().min(1).max(30).describe("One of the plan's voices");
+export const createAssistantBody = z.strictObject({ display_name: displayName.optional(), voice: voice.optional() });
+export const updateAssistantBody = z
+  .strictObject({ display_name: displayName.optional(), voice: voice.optional() })
+  .refine((body) => body.display_name !== undefined || body.voice !== undefined, "give display_name or voice");
+
+export const assistantSchema = z.object({
+  id,
+  agent_id: z.string(),
+  display_name: z.string(),
+  voice: z.string(),
+  model: z.string(),
+  status: z.enum(["active", "paused", "deleted"]),
+  ready: z.boolean().describe("true: a message is answered without waiting for a wake-up"),
+  state: z.enum(["asleep", "waking", "awake", "failed"]),
+  state_reason: z.string().optional(),
+  last_active_at: time.nullable(),
+  message_count: z.number().int(),
+  created_at: time,
+  updated_at: time,
+});
+export type AssistantBody = z.infer<typeof assistantSchema>;
+
+/** A stored message, the same over HTTP and, with `type: "message"`, on the chat socket. */
+export const messageSchema = z.object({
+  id,
+  seq: z.number().int().describe("1, 2, 3 … without gaps per assistant"),
+  role: z.enum(["user", "assistant"]),
+  content: z.string(),
+  agentId: z.string(),
+  turn_id: id,
+  client_id: id.optional().describe("As the client sent it, on the user's messages"),
+  timestamp: time,
+  finish: z.enum(["complete", "stopped", "error"]),
+});
+export type MessageBody = z.infer<typeof messageSchema>;
+
+export const MESSAGE_MAX_CHARACTERS = 32_000;
+export const sendMessageBody = z.strictObject({
+  content: z.string().min(1).max(MESSAGE_MAX_CHARACTERS),
+  client_id: id,
+});
+export const sentMessageSchema = z.object({
+  message: messageSchema,
+  turn: z.object({ id, status: z.enum(["queued", "dispatched", "streaming", "done", "failed", "stopped"]) }),
+});
+
+const seq = z.coerce.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
+export const messagesQuery = z.strictObject({
+  after_seq: seq.optional().describe("Only messages after this number, oldest first"),
+  before_seq: seq.optional().describe("Only messages before this number, the newest of them"),
+  limit: z.coerce.number().int().min(1).max(200).default(50),
+});
+export const messagesSchema = z.object({
+  items: z.array(messageSchema),
+  last_seq: z.number().int(),
+  has_more: z.boolean(),
+});
+
+export const idParam = z.strictObject({ id });
+
+export const errorSchema = z.object({
+  error: z.string().describe("A sentence for people"),
+  code: z.string().describe("For programs; from a closed table"),
+  request_id: z.string(),
+  details: z.array(z.object({ path: z.string(), message: z.string() })).optional(),
+  retry_after: z.number().optional().describe("Seconds"),
+  reset_at: time.optional(),
+  limit: z.number().optional(),
+  used: z.number().optional(),
+  upgrade_to: z.string().nullable().optional(),
+});
+
+const gatewaysHealth = z.object({ ready: z.number().int(), total: z.number().int() });
+export const healthSchema = z.object({
+  status: z.enum(["ok", "degraded"]),
+  timestamp: time,
+  uptime: z.number().describe("Seconds"),
+  db: z.boolean(),
+  redis: z.boolean(),
+  gateways: gatewaysHealth,
+  down: z.array(z.string()).optional().describe("What is not working"),
+});
+export const probeSchema = z.object({
+  status: z.enum(["ok", "unavailable"]),
+  waiting_for: z.array(z.string()).optional(),
+});

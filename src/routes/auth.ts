@@ -1,0 +1,110 @@
+import type { Router } from "../http/env.ts";
+import type { Deps } from "../deps.ts";
+import type { User } from "../db/users.ts";
+import {
+  acceptedSchema,
+  loginBody,
+  logoutBody,
+  refreshBody,
+  signedInSchema,
+  signupBody,
+  tokensSchema,
+} from "../protocol/api.ts";
+import { logIn, signUp, type SignedIn } from "../services/accounts.ts";
+import { endSession, refreshSession } from "../services/sessions.ts";
+
+const tag = "Authentication";
+
+/** `/api/auth`: sign-up, login, refresh, logout. */
+export function authRoutes(router: Router, deps: Deps): void {
+  router.route(
+    {
+      method: "post",
+      path: "/api/auth/signup",
+      access: "public",
+      tag,
+      summary: "Create an account and sign in",
+      body: signupBody,
+      responses: { 201: signedInSchema, 202: acceptedSchema },
+      errors: ["email_taken", "weak_password"],
+    },
+    async (c, { body }) => {
+      const signedIn = await signUp(deps, c.get("origin"), {
+        email: body.email,
+        password: body.password,
+        name: body.name ?? null,
+        timezone: body.timezone ?? "UTC",
+        deviceName: body.device_name ?? null,
+      });
+      return signedIn ? c.json(renderSignedIn(signedIn), 201) : c.json({ message: "Check your mail to go on." }, 202);
+    },
+  );
+  router.route(
+    {
+      method: "post",
+      path: "/api/auth/login",
+      access: "public",
+      tag,
+      summary: "Sign in",
+      body: loginBody,
+      responses: { 200: signedInSchema },
+      errors: ["invalid_credentials", "too_many_attempts", "account_suspended"],
+    },
+    async (c, { body }) =>
+      c.json(
+        renderSignedIn(
+          await logIn(deps, c.get("origin"), {
+            email: body.email,
+            password: body.password,
+            deviceName: body.device_name ?? null,
+          }),
+        ),
+      ),
+  );
+  router.route(
+    {
+      method: "post",
+      path: "/api/auth/refresh",
+      access: "public",
+      tag,
+      summary: "Exchange a refresh token for new tokens",
+      body: refreshBody,
+      responses: { 200: tokensSchema },
+      errors: ["invalid_refresh_token", "session_revoked"],
+    },
+    async (c, { body }) => c.json(await refreshSession(deps, c.get("origin"), body.refresh_token)),
+  );
+  router.route(
+    {
+      method: "post",
+      path: "/api/auth/logout",
+      access: "user",
+      tag,
+      summary: "End this session, or all",
+      body: logoutBody,
+      responses: { 204: null },
+      errors: [],
+    },
+    async (c, { body }) => {
+      await endSession(deps, c.get("actor"), c.get("origin"), { all: body.all ?? false });
+      return c.body(null, 204);
+    },
+  );
+}
+
+function renderSignedIn({ user, ...tokens }: SignedIn) {
+  return { user: renderUser(user), ...tokens };
+}
+
+function renderUser(user: User) {
+  return {
+    id: user.id,
+    email: user.email,
+    name: user.name,
+    avatar_url: user.avatarUrl,
+    email_verified: user.emailVerified,
+    timezone: user.timezone,
+    plan: user.plan,
+    created_at: user.createdAt.toISOString(),
+  };
+}

@@ -1,0 +1,181 @@
+import type { Server, ServerWebSocket, WebSocketHandler } from "bun";
+import { z } from "zod";
+import { findAssistantByAgent, type Assistant } from "../db/assistants.ts";
+import { findRunningTurn } from "../db/turns.ts";
+import { getTextUsage } from "../db/usage.ts";
+import type { Deps } from "../deps.ts";
+import { AppError } from "../lib/errors.ts";
+import { newId } from "../lib/ids.ts";
+import { CHAT_SUBPROTOCOL, CLOSE, MAX_FRAME_BYTES, type ServerFrame } from "../protocol/chat.ts";
+import { MESSAGE_MAX_CHARACTERS } from "../protocol/api.ts";
+import { authenticate, type Identity } from "../services/accessTokens.ts";
+import { wakeAssistant } from "../services/assistants.ts";
+import type { ChatHub } from "../services/chatHub.ts";
+import type { Peer } from "../services/chatRooms.ts";
+import { handleFrame } from "./chatFrames.ts";
+
+const MAX_SOCKETS_PER_USER = 10;
+/** What a slow reader may have waiting; above it, it is brought up to date when it has drained. */
+const BUFFER_BYTES = 256 * 1024;
+const PATH = "/ws/chat";
+
+/** What an upgraded socket starts with: everything was checked before the upgrade, so `open` has nothing to wait for. */
+type Opening =
+  | {
+      ok: true;
+      identity: Identity;
+      assistant: Assistant;
+      afterSeq: number;
+      connected: ServerFrame;
+      turnId: string | null;
+    }
+  | { ok: false; code: number; reason: string };
+interface SocketData {
+  opening: Opening;
+  peer: Peer | null;
+}
+
+export interface ChatSockets {
+  /** Answers an upgrade request; null when the request is none of ours. */
+  upgrade(request: Request, server: Server<SocketData>): Promise<Response | undefined | null>;
+  websocket: WebSocketHandler<SocketData>;
+  /** Closes dead, expired and silent sockets; called by a timer. */
+  sweep(): void;
+  closeAll(reason: string): void;
+}
+
+const afterSeqSchema = z.coerce.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
+
+/** The chat socket on Bun's own WebSocket server. */
+export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
+  const sockets = new Set<ServerWebSocket<SocketData>>();
+  return {
+    async upgrade(request, server) {
+      const url = new URL(request.url);
+      if (url.pathname !== PATH || request.headers.get("upgrade")?.toLowerCase() !== "websocket") return null;
+      const offered = (request.headers.get("sec-websocket-protocol") ?? "").split(",").map((part) => part.trim());
+      const token =
+        offered.find((part) => part.startsWith("bearer."))?.slice("bearer.".length) ??
+        url.searchParams.get("token") ??
+        "";
+      const opening = await prepare(deps, hub, url, token);
+      const headers = offered.includes(CHAT_SUBPROTOCOL) ? { "Sec-WebSocket-Protocol": CHAT_SUBPROTOCOL } : {};
+      if (server.upgrade(request, { data: { opening, peer: null }, headers })) return undefined;
+      return new Response("expected a WebSocket", { status: 426 });
+    },
+    websocket: {
+      maxPayloadLength: MAX_FRAME_BYTES,
+      backpressureLimit: 8 * 1024 * 1024,
+      idleTimeout: 0,
+      sendPings: false,
+      open(ws) {
+        const { opening } = ws.data;
+        if (!opening.ok) return ws.close(opening.code, opening.reason);
+        sockets.add(ws);
+        const peer = createPeer(ws, opening);
+        ws.data.peer = peer;
+        peer.send(opening.connected);
+        hub.join(opening.assistant, peer, opening.turnId);
+      },
+      async message(ws, raw) {
+        const { peer } = ws.data;
+        if (!peer) return;
+        peer.lastHeardMs = Date.now();
+        await handleFrame(deps, hub, peer, raw);
+      },
+      pong(ws) {
+        if (ws.data.peer) ws.data.peer.lastHeardMs = Date.now();
+      },
+      drain(ws) {
+        if (ws.data.peer && !ws.data.peer.isSlow()) hub.catchUp(ws.data.peer);
+      },
+      close(ws) {
+        sockets.delete(ws);
+        if (ws.data.peer) hub.leave(ws.data.peer);
+      },
+    },
+    sweep() {
+      const now = Date.now();
+      for (const ws of sockets) {
+        const { peer } = ws.data;
+        if (!peer) continue;
+        if (now - peer.lastHeardMs > deps.config.CHAT_PING_MS * 2.4) peer.close(CLOSE.noHeartbeat, "no heartbeat");
+        else if (now / 1000 > peer.expiresAt) peer.close(CLOSE.policy, "token expired");
+        else ws.ping();
+      }
+    },
+    closeAll(reason) {
+      for (const ws of sockets) {
+        // Spread out, or every client of this process would come back in the same instant.
+        ws.data.peer?.send({ type: "disconnected", reason, retry_after_ms: Math.round(250 + Math.random() * 2000) });
+        ws.close(CLOSE.restart, reason);
+      }
+    },
+  };
+}
+
+async function prepare(deps: Deps, hub: ChatHub, url: URL, token: string): Promise<Opening> {
+  try {
+    const identity = await authenticate(deps, token);
+    const assistant = await findAssistantByAgent(deps.sql, {
+      userId: identity.userId,
+      agentId: url.searchParams.get("agent_id") ?? "",
+    });
+    if (!assistant) return { ok: false, code: CLOSE.policy, reason: "there is no such assistant" };
+    if (hub.countOf(identity.userId) >= MAX_SOCKETS_PER_USER)
+      return { ok: false, code: CLOSE.tooManySockets, reason: "too many sockets" };
+    await wakeAssistant(deps, identity, assistant.id);
+    const usage = await getTextUsage(deps.sql, identity.userId);
+    const after = afterSeqSchema.safeParse(url.searchParams.get("after_seq") ?? undefined);
+    const afterSeq = Math.min(after.data ?? assistant.lastSeq, assistant.lastSeq);
+    const turnId = await findRunningTurn(deps.sql, { userId: identity.userId, assistantId: assistant.id });
+    return { ok: true, identity, assistant, afterSeq, turnId, connected: renderConnected(deps, assistant, usage) };
+  } catch (error) {
+    if (error instanceof AppError) return { ok: false, code: CLOSE.policy, reason: error.message.slice(0, 100) };
+    deps.log.error({ err: error }, "chat socket could not be opened");
+    return { ok: false, code: CLOSE.restart, reason: "not ready; try again" };
+  }
+}
+
+function renderConnected(
+  deps: Deps,
+  assistant: Assistant,
+  usage: { used: number; limit: number; resetAt: Date },
+): ServerFrame {
+  return {
+    type: "connected",
+    agentId: assistant.agentId,
+    assistant_id: assistant.id,
+    last_seq: assistant.lastSeq,
+    state: assistant.state,
+    heartbeat_ms: deps.config.CHAT_PING_MS,
+    limits: {
+      message_characters: MESSAGE_MAX_CHARACTERS,
+      frame_bytes: MAX_FRAME_BYTES,
+      text_messages: { used: usage.used, limit: usage.limit, reset_at: usage.resetAt.toISOString() },
+    },
+  };
+}
+
+function createPeer(ws: ServerWebSocket<SocketData>, opening: Extract<Opening, { ok: true }>): Peer {
+  const { identity, assistant } = opening;
+  const isSlow = () => ws.getBufferedAmount() > BUFFER_BYTES;
+  return {
+    id: newId(),
+    userId: identity.userId,
+    sessionId: identity.sessionId,
+    assistantId: assistant.id,
+    agentId: assistant.agentId,
+    expiresAt: identity.expiresAt,
+    lastHeardMs: Date.now(),
+    seq: opening.afterSeq,
+    turn: null,
+    state: assistant.state,
+    isSlow,
+    send(frame) {
+      ws.send(typeof frame === "string" ? frame : JSON.stringify(frame));
+      return isSlow() ? "slow" : "ok";
+    },
+    close: (code, reason) => ws.close(code, reason),
+  };
+}

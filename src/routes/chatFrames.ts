@@ -1,0 +1,82 @@
+import type { Deps } from "../deps.ts";
+import { AppError, type ErrorCode } from "../lib/errors.ts";
+import { newId } from "../lib/ids.ts";
+import { renderIssue } from "../http/env.ts";
+import { clientFrameSchema, type ClientFrame, type ErrorFrame } from "../protocol/chat.ts";
+import { authenticate } from "../services/accessTokens.ts";
+import type { ChatHub } from "../services/chatHub.ts";
+import type { Peer } from "../services/chatRooms.ts";
+import { acceptMessage, stopTurns } from "../services/conversations.ts";
+
+/** Does what a client's frame asks. Every "no" is an error frame; the socket lives on. */
+export async function handleFrame(deps: Deps, hub: ChatHub, peer: Peer, raw: string | Buffer): Promise<void> {
+  const frame = parseFrame(raw);
+  if (frame instanceof AppError) return void peer.send(renderErrorFrame(frame));
+  try {
+    await actOn(deps, hub, peer, frame);
+  } catch (error) {
+    const clientId = frame.type === "message" ? frame.client_id : undefined;
+    if (!(error instanceof AppError))
+      deps.log.error({ err: error, frame: frame.type, user_id: peer.userId }, "frame failed");
+    peer.send(renderErrorFrame(error instanceof AppError ? error : new AppError("internal_error"), clientId));
+  }
+}
+
+async function actOn(deps: Deps, hub: ChatHub, peer: Peer, frame: ClientFrame): Promise<void> {
+  const key = { userId: peer.userId, assistantId: peer.assistantId };
+  switch (frame.type) {
+    case "ping":
+      return void peer.send({ type: "pong" });
+    case "typing":
+      return hub.announce(peer.assistantId, { type: "typing", agentId: peer.agentId, role: "user" }, peer.id);
+    case "stop":
+      return stopTurns(deps, { ...key, turnId: frame.turn_id ?? null });
+    case "resume":
+      // Going back sends again what came after; going forward skips nothing that was not sent.
+      peer.seq = Math.min(peer.seq, frame.after_seq);
+      peer.turn = null;
+      return hub.catchUp(peer);
+    case "auth": {
+      const identity = await authenticate(deps, frame.token);
+      if (identity.userId !== peer.userId) throw new AppError("forbidden");
+      peer.sessionId = identity.sessionId;
+      peer.expiresAt = identity.expiresAt;
+      return;
+    }
+    case "message":
+      return sendMessage(deps, hub, peer, frame.content, frame.client_id ?? newId());
+  }
+}
+
+async function sendMessage(deps: Deps, hub: ChatHub, peer: Peer, content: string, clientId: string): Promise<void> {
+  const accepted = await acceptMessage(deps, { userId: peer.userId, assistantId: peer.assistantId, clientId, content });
+  if (accepted instanceof AppError) throw accepted;
+  const { message, turn, usage } = accepted;
+  peer.send({ type: "ack", client_id: clientId, message_id: message.id, seq: message.seq, turn_id: turn.id });
+  hub.messageStored(peer.assistantId, message.seq, message);
+  if (usage && (usage.used === usage.limit || usage.used === Math.ceil(usage.limit * 0.8))) {
+    hub.announce(peer.assistantId, { type: "usage", text_messages: usage });
+  }
+}
+
+function parseFrame(raw: string | Buffer): ClientFrame | AppError {
+  if (typeof raw !== "string")
+    return new AppError("invalid_frame", {}, "Send text frames with JSON; binary frames are not understood.");
+  let json: unknown;
+  try {
+    json = JSON.parse(raw);
+  } catch {
+    return new AppError("invalid_frame", {}, "The frame is not valid JSON.");
+  }
+  const result = clientFrameSchema.safeParse(json);
+  if (result.success) return result.data;
+  const tooLong = result.error.issues.some((issue) => issue.code === "too_big" && issue.path[0] === "content");
+  return new AppError(tooLong ? "message_too_long" : "invalid_frame", {
+    details: result.error.issues.flatMap(renderIssue),
+  });
+}
+
+function renderErrorFrame(error: AppError, clientId?: string): ErrorFrame {
+  const code: ErrorCode = error.code;
+  return { type: "error", code, message: error.message, ...(clientId ? { client_id: clientId } : {}), ...error.extras };
+}

@@ -1,0 +1,36 @@
+import type { Hono } from "hono";
+import type { Deps } from "./deps.ts";
+import { requireUser } from "./http/auth.ts";
+import { createRouter, type Env, type RouteSpec } from "./http/env.ts";
+import { idempotency } from "./http/idempotency.ts";
+import { limitBody, requestLog, securityHeaders } from "./http/middleware.ts";
+import { renderNotFound, renderProblem } from "./http/problem.ts";
+import { assistantRoutes } from "./routes/assistants.ts";
+import { authRoutes } from "./routes/auth.ts";
+import { docsRoutes } from "./routes/docs.ts";
+import { systemRoutes } from "./routes/system.ts";
+import type { ChatHub } from "./services/chatHub.ts";
+
+export interface HttpServer {
+  app: Hono<Env>;
+  specs: RouteSpec[];
+}
+
+/** The HTTP application: what runs before every route, and which file serves which address. */
+export function createServer(deps: Deps, hub: ChatHub, isDraining: () => boolean): HttpServer {
+  const router = createRouter({ public: [], user: [requireUser(deps), idempotency(deps)] });
+  const { app, specs } = router;
+  app.use(requestLog(deps.log), securityHeaders(), limitBody());
+  app.onError(renderProblem);
+  app.notFound(renderNotFound);
+
+  // Public
+  systemRoutes(router, deps, isDraining);
+  authRoutes(router, deps);
+  docsRoutes(app, specs);
+
+  // Signed-in users
+  assistantRoutes(router, deps, hub);
+
+  return { app, specs };
+}

@@ -1,0 +1,74 @@
+import { insertAudit } from "../db/audit.ts";
+import { createUser, findUserWithPassword, isTimezone, type User } from "../db/users.ts";
+import type { Deps } from "../deps.ts";
+import { AppError } from "../lib/errors.ts";
+import { newId } from "../lib/ids.ts";
+import { openSession, type Origin, type Tokens } from "./sessions.ts";
+import { countFailure, forgetFailures, requireNotThrottled } from "./throttle.ts";
+
+type AccountDeps = Pick<Deps, "config" | "sql" | "redis" | "passwords" | "localCounts">;
+export type SignedIn = Tokens & { user: User };
+
+/**
+ * Creates an account and signs its first device in. An address that has an account: `email_taken`, or null where that
+ * must not be told (REVEAL_EMAIL_TAKEN off). Throws `weak_password`, `validation_failed` (time zone), `email_taken`.
+ */
+export async function signUp(
+  deps: AccountDeps,
+  origin: Origin,
+  input: { email: string; password: string; name: string | null; timezone: string; deviceName: string | null },
+): Promise<SignedIn | null> {
+  if (input.password.toLowerCase() === input.email.toLowerCase()) throw new AppError("weak_password");
+  if (!(await isTimezone(deps.sql, input.timezone))) {
+    throw new AppError("validation_failed", { details: [{ path: "timezone", message: "not an IANA time zone" }] });
+  }
+  const passwordHash = await deps.passwords.hash(input.password);
+  const signedIn = await deps.sql.begin(async (sql) => {
+    const user = await createUser(sql, {
+      id: newId(),
+      email: input.email,
+      passwordHash,
+      name: input.name,
+      timezone: input.timezone,
+    });
+    if (!user) return null;
+    await insertAudit(sql, { actor: `user:${user.id}`, action: "account.signup", subjectUserId: user.id, ...origin });
+    return {
+      user,
+      ...(await openSession(deps, sql, { userId: user.id, deviceName: input.deviceName, ip: origin.ip })),
+    };
+  });
+  if (!signedIn && deps.config.REVEAL_EMAIL_TAKEN) throw new AppError("email_taken");
+  return signedIn;
+}
+
+/** Signs a device in. Throws `invalid_credentials` (known or unknown account alike), `too_many_attempts`, `account_suspended`. */
+export async function logIn(
+  deps: AccountDeps,
+  origin: Origin,
+  input: { email: string; password: string; deviceName: string | null },
+): Promise<SignedIn> {
+  const who = { email: input.email, ip: origin.ip };
+  await requireNotThrottled(deps, who);
+  const found = await findUserWithPassword(deps.sql, input.email);
+  if (!(await deps.passwords.verify(input.password, found?.passwordHash ?? null)) || !found) {
+    await countFailure(deps, who);
+    await insertAudit(deps.sql, {
+      actor: "unknown",
+      action: "session.login_failed",
+      subjectUserId: found?.id ?? null,
+      ...origin,
+    });
+    throw new AppError("invalid_credentials");
+  }
+  const { passwordHash: _, ...user } = found;
+  if (user.status !== "active") throw new AppError("account_suspended");
+  await forgetFailures(deps, who);
+  return deps.sql.begin(async (sql) => {
+    await insertAudit(sql, { actor: `user:${user.id}`, action: "session.login", subjectUserId: user.id, ...origin });
+    return {
+      user,
+      ...(await openSession(deps, sql, { userId: user.id, deviceName: input.deviceName, ip: origin.ip })),
+    };
+  });
+}

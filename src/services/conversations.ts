@@ -1,0 +1,164 @@
+import { findAssistant } from "../db/assistants.ts";
+import type { Queryable } from "../db/connect.ts";
+import { lockConversation, nextSeq } from "../db/conversation.ts";
+import { findMessageByClientId, insertMessage, listMessages, type Message } from "../db/messages.ts";
+import { notify } from "../db/notify.ts";
+import { findUpgrade } from "../db/plans.ts";
+import { endTurn, findTurn, insertTurn, requestStop, type Turn } from "../db/turns.ts";
+import { reserveTextMessage, settleReservation } from "../db/usage.ts";
+import type { Deps } from "../deps.ts";
+import { AppError, ERRORS, type ErrorCode } from "../lib/errors.ts";
+import { newId } from "../lib/ids.ts";
+import type { RunUsage } from "./runHistory.ts";
+
+/** An accepted message; `repeated` when the same client_id had been accepted before. */
+export interface Accepted {
+  message: Message;
+  turn: Turn;
+  repeated: boolean;
+  usage: { used: number; limit: number } | null;
+}
+
+type SqlDeps = Pick<Deps, "sql">;
+
+/**
+ * Accepts a message: reservation, message and queued turn in one transaction. Only after it may anything be acknowledged.
+ * The same client_id gives the same answer again. An expected "no" comes back as a value: `assistant_not_found`,
+ * `assistant_paused`, `client_id_conflict`, `RATE_LIMITED`.
+ */
+export async function acceptMessage(
+  deps: SqlDeps,
+  input: { userId: string; assistantId: string; clientId: string; content: string },
+): Promise<Accepted | AppError> {
+  const content = input.content.toWellFormed();
+  const outcome = await deps.sql.begin(async (sql) => {
+    const conversation = await lockConversation(sql, input);
+    if (!conversation || conversation.status === "deleted") return new AppError("assistant_not_found");
+    const earlier = await findMessageByClientId(sql, input);
+    if (earlier) return repeatAnswer(sql, input.userId, earlier, content);
+    if (conversation.status === "paused") return new AppError("assistant_paused");
+    const turnId = newId();
+    const usage = await reserveTextMessage(sql, { userId: input.userId, key: turnId });
+    if (!usage.granted) return renderUsedUp(sql, usage);
+    const seq = await nextSeq(sql, input);
+    const turn = await insertTurn(sql, {
+      id: turnId,
+      assistantId: input.assistantId,
+      userId: input.userId,
+      gatewayId: conversation.gatewayId,
+      seq,
+    });
+    const message = await insertMessage(sql, {
+      id: newId(),
+      assistantId: input.assistantId,
+      userId: input.userId,
+      turnId,
+      seq,
+      role: "user",
+      content,
+      clientId: input.clientId,
+      finish: "complete",
+    });
+    await notify(sql, "message", `${input.assistantId}:${seq}`);
+    if (conversation.state !== "awake") await notify(sql, "assistant", input.assistantId);
+    return { message, turn, repeated: false, usage: { used: usage.used, limit: usage.limit } };
+  });
+  return outcome;
+}
+
+async function repeatAnswer(
+  sql: Queryable,
+  userId: string,
+  earlier: Message,
+  content: string,
+): Promise<Accepted | AppError> {
+  if (earlier.content !== content) return new AppError("client_id_conflict");
+  const turn = await findTurn(sql, { userId, id: earlier.turnId });
+  return { message: earlier, turn: turn!, repeated: true, usage: null };
+}
+
+async function renderUsedUp(
+  sql: Queryable,
+  usage: { plan: string; used: number; limit: number; resetAt: Date },
+): Promise<AppError> {
+  return new AppError("RATE_LIMITED", {
+    limit: usage.limit,
+    used: usage.used,
+    reset_at: usage.resetAt.toISOString(),
+    retry_after: Math.max(1, Math.ceil((usage.resetAt.getTime() - Date.now()) / 1000)),
+    upgrade_to: await findUpgrade(sql, usage.plan),
+  });
+}
+
+/** How a turn ended. `text` is what was said; empty where nothing was. */
+export type Outcome =
+  | { status: "done"; text: string; usage: RunUsage | null }
+  | { status: "stopped"; text: string; usage: RunUsage | null }
+  | { status: "failed"; text: string; code: Extract<ErrorCode, "turn_failed" | "assistant_unavailable"> };
+
+/**
+ * Ends a turn, once: the answer's row, the turn's end and the settled reservation in one transaction. Nothing that
+ * failed or was never answered is charged. Null when it had ended before: then nothing changed.
+ */
+export async function finishTurn(
+  deps: SqlDeps,
+  turn: Pick<Turn, "id" | "userId" | "assistantId" | "gatewayId">,
+  outcome: Outcome,
+): Promise<Message | null> {
+  const usage = outcome.status === "failed" ? null : outcome.usage;
+  const charged = outcome.status === "done" || (outcome.status === "stopped" && outcome.text !== "");
+  const cost = {
+    inputTokens: usage?.inputTokens ?? null,
+    outputTokens: usage?.outputTokens ?? null,
+    costMicroUsd: usage?.costMicroUsd ?? null,
+  };
+  return deps.sql.begin(async (sql) => {
+    const conversation = await lockConversation(sql, turn);
+    if (!conversation) return null;
+    const errorCode = outcome.status === "failed" ? outcome.code : null;
+    if (!(await endTurn(sql, { id: turn.id, userId: turn.userId, status: outcome.status, errorCode, ...cost })))
+      return null;
+    const seq = await nextSeq(sql, turn);
+    const message = await insertMessage(sql, {
+      id: newId(),
+      assistantId: turn.assistantId,
+      userId: turn.userId,
+      turnId: turn.id,
+      seq,
+      role: "assistant",
+      content: outcome.status === "failed" && outcome.text === "" ? ERRORS[outcome.code].message : outcome.text,
+      clientId: null,
+      finish: ({ done: "complete", stopped: "stopped", failed: "error" } as const)[outcome.status],
+    });
+    await settleReservation(sql, {
+      userId: turn.userId,
+      key: turn.id,
+      status: charged ? "committed" : "released",
+      ...cost,
+    });
+    await notify(sql, "message", `${turn.assistantId}:${seq}`);
+    await notify(sql, "turn", turn.gatewayId);
+    return message;
+  });
+}
+
+/** Stops one turn of the assistant, or all that have not ended. */
+export async function stopTurns(
+  deps: SqlDeps,
+  input: { userId: string; assistantId: string; turnId: string | null },
+): Promise<void> {
+  await deps.sql.begin((sql) => requestStop(sql, input));
+}
+
+/** A page of a conversation. Throws `assistant_not_found`. */
+export async function readConversation(
+  deps: SqlDeps,
+  input: { userId: string; assistantId: string; afterSeq: number | null; beforeSeq: number | null; limit: number },
+): Promise<{ items: Message[]; agentId: string; lastSeq: number; hasMore: boolean }> {
+  const assistant = await findAssistant(deps.sql, { userId: input.userId, id: input.assistantId });
+  if (!assistant) throw new AppError("assistant_not_found");
+  const rows = await listMessages(deps.sql, { ...input, limit: input.limit + 1 });
+  const hasMore = rows.length > input.limit;
+  const items = hasMore ? (input.afterSeq === null ? rows.slice(1) : rows.slice(0, -1)) : rows;
+  return { items, agentId: assistant.agentId, lastSeq: assistant.lastSeq, hasMore };
+}

@@ -1,0 +1,64 @@
+import type { HistoryRow } from "../clients/gatewayFrames.ts";
+
+/** What the gateway's history tells of one turn, after a crash or at its end. */
+export type RunRecord =
+  | { kind: "absent" }
+  | { kind: "unanswered" }
+  | { kind: "answered"; text: string; usage: RunUsage }
+  | { kind: "broken" };
+
+/** Tokens and cost of all model calls of a turn. */
+export interface RunUsage {
+  inputTokens: number;
+  outputTokens: number;
+  costMicroUsd: number;
+}
+
+/**
+ * Reads a turn out of the history. The user row is known by `"<key>:user"`, rows of the answer by their run id; rows
+ * that the gateway made up itself (abort and error notes) are no answers.
+ */
+export function readRun(rows: HistoryRow[], key: string): RunRecord {
+  const taken = rows.some((row) => row.role === "user" && keyOf(row) === `${key}:user`);
+  const mine = rows.filter((row) => row.role === "assistant" && row.__openclaw.runId === key);
+  if (!taken && mine.length === 0) return { kind: "absent" };
+  const spoken = mine.filter(
+    (row) => row.openclawAbort === undefined && row.stopReason !== "error" && row.provider !== "openclaw",
+  );
+  const last = spoken.at(-1);
+  if (last && last.stopReason !== undefined && last.stopReason !== "toolUse" && last.stopReason !== "aborted") {
+    return { kind: "answered", text: joinText(spoken), usage: sumUsage(mine) };
+  }
+  if (mine.some((row) => row.stopReason === "error" || row.stopReason === "aborted" || row.openclawAbort !== undefined))
+    return { kind: "broken" };
+  return { kind: "unanswered" };
+}
+
+function keyOf(row: HistoryRow): string | undefined {
+  return row.idempotencyKey ?? row.__openclaw.idempotencyKey;
+}
+
+function joinText(rows: HistoryRow[]): string {
+  const texts = rows.map((row) => {
+    if (typeof row.content === "string") return row.content.trim();
+    return (row.content ?? [])
+      .filter((part) => part.type === "text")
+      .map((part) => part.text ?? "")
+      .join("")
+      .trim();
+  });
+  return texts.filter((text) => text !== "").join("\n\n");
+}
+
+// One stored row can stand twice in the history (its text and its tool call): its usage counts once.
+function sumUsage(rows: HistoryRow[]): RunUsage {
+  const usages = new Map<string, NonNullable<HistoryRow["usage"]>>();
+  rows.forEach((row, index) => row.usage && usages.set(row.__openclaw.id ?? String(index), row.usage));
+  const total = { inputTokens: 0, outputTokens: 0, costMicroUsd: 0 };
+  for (const usage of usages.values()) {
+    total.inputTokens += usage.input;
+    total.outputTokens += usage.output;
+    total.costMicroUsd += usage.cost.total * 1_000_000;
+  }
+  return { ...total, costMicroUsd: Math.ceil(total.costMicroUsd) };
+}

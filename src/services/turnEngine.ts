@@ -1,0 +1,120 @@
+import type { RunEvent } from "../clients/gatewayFrames.ts";
+import {
+  claimTurns,
+  listTurnsToDrop,
+  lockGatewayQueue,
+  releaseLeases,
+  renewLeases,
+  takeOverTurns,
+  type ClaimedTurn,
+} from "../db/turns.ts";
+import type { Deps } from "../deps.ts";
+import { startLoop } from "../lib/loop.ts";
+import { sleep } from "../lib/retry.ts";
+import type { ChatHub } from "./chatHub.ts";
+import { finishTurn } from "./conversations.ts";
+import { startTurnRun, type TurnRun } from "./turnRun.ts";
+
+type EngineDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "processId">;
+
+export type TurnEngine = ReturnType<typeof startTurnEngine>;
+
+/**
+ * Runs the queued turns of the gateway: claims them under a lease, renews the lease while they run, takes over those
+ * whose process fell silent, and drops those that were stopped or waited too long. All state is in Postgres.
+ */
+export function startTurnEngine(deps: EngineDeps, hub: ChatHub) {
+  const { config, sql, log } = deps;
+  const runs = new Map<string, TurnRun>();
+  const gatewayId = config.GATEWAY_ID;
+  const lease = { owner: deps.processId, leaseMs: config.TURN_LEASE_MS };
+  let draining = false;
+
+  const start = (turn: ClaimedTurn) => {
+    // Our own lease ran out while Postgres was away: the run lives on here.
+    if (runs.has(turn.id)) return;
+    log.info({ turn_id: turn.id, attempt: turn.attempts }, "turn started");
+    runs.set(
+      turn.id,
+      startTurnRun(deps, hub, turn, () => runs.delete(turn.id) && claimLoop.wake()),
+    );
+    if (turn.stopRequested) runs.get(turn.id)?.stop();
+  };
+  const dropQueued = async () => {
+    for (const turn of await listTurnsToDrop(sql, { gatewayId, waitMs: config.TURN_WAIT_MS })) {
+      const outcome = turn.stopRequested
+        ? ({ status: "stopped", text: "", usage: null } as const)
+        : ({ status: "failed", text: "", code: "assistant_unavailable" } as const);
+      const message = await finishTurn(deps, turn, outcome);
+      if (message) hub.messageStored(turn.assistantId, message.seq, message);
+    }
+  };
+  const claim = async () => {
+    await dropQueued();
+    if (draining || !deps.gateway.isReady()) return;
+    for (const turn of await takeOverTurns(sql, { gatewayId, ...lease })) start(turn);
+    const claimed = await sql.begin(async (tx) => {
+      await lockGatewayQueue(tx, gatewayId);
+      return claimTurns(tx, { gatewayId, ...lease, maxRuns: config.GATEWAY_MAX_RUNS });
+    });
+    for (const turn of claimed) start(turn);
+  };
+  const renew = async () => {
+    const ids = [...runs.keys()];
+    if (ids.length === 0) return;
+    const held = new Map((await renewLeases(sql, { ids, ...lease })).map((row) => [row.id, row.stopRequested]));
+    for (const id of ids) {
+      const run = runs.get(id);
+      // Not ours any more, and not just ending: another process has taken it over.
+      if (!held.has(id)) run?.lost();
+      else if (held.get(id)) run?.stop();
+    }
+  };
+
+  const claimLoop = startLoop({
+    name: "turns",
+    run: claim,
+    debounceMs: 2,
+    maxWaitMs: 10,
+    resyncMs: 1000,
+    backoffMs: 200,
+    log,
+  });
+  const leaseLoop = startLoop({
+    name: "leases",
+    run: renew,
+    debounceMs: 2,
+    maxWaitMs: 10,
+    resyncMs: config.TURN_LEASE_MS / 4,
+    backoffMs: 200,
+    log,
+  });
+  deps.gateway.listen({
+    onRun: (event: RunEvent) => runs.get(event.runId)?.handle(event),
+    onReady: () => {
+      for (const run of runs.values()) run.reconnected();
+      claimLoop.wake();
+    },
+  });
+
+  return {
+    /** The queue may have changed. */
+    wake: () => claimLoop.wake(),
+    /** Somebody may have asked to stop something. */
+    wakeStops: () => {
+      leaseLoop.wake();
+      claimLoop.wake();
+    },
+    running: () => runs.size,
+    /** Lets running answers end for `graceMs`; what is left then is another process's, at once. */
+    async stop(graceMs: number): Promise<void> {
+      draining = true;
+      await claimLoop.stop();
+      const until = Date.now() + graceMs;
+      while (runs.size > 0 && Date.now() < until) await sleep(50);
+      await leaseLoop.stop();
+      for (const run of [...runs.values()]) run.forget();
+      await releaseLeases(sql, { owner: deps.processId }).catch(() => undefined);
+    },
+  };
+}
