@@ -1,6 +1,15 @@
 import { dlopen } from "bun:ffi";
 import { randomBytes } from "node:crypto";
-import { chmodSync, existsSync, mkdirSync, openSync, readFileSync, renameSync, statfsSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  statfsSync,
+  writeFileSync,
+} from "node:fs";
 import { join, resolve } from "node:path";
 import { diskFull, StartError } from "./process.ts";
 
@@ -52,5 +61,7 @@ function readSecrets(path: string): Secrets {
   } catch (error) {
     if (!(error instanceof SyntaxError)) throw error;
   }
-  throw new StartError(`${file} is damaged: restore it, or delete it to make new secrets (everybody must sign in again).`);
+  throw new StartError(
+    `${file} is damaged: restore it, or delete it to make new secrets (everybody must sign in again).`,
+  );
 }

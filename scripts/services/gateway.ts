@@ -1,6 +1,15 @@
 import { existsSync, mkdirSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { freePort, lastLines, rotateLog, spawnChild, StartError, startFailure, waitUntil, type Log } from "./process.ts";
+import {
+  freePort,
+  lastLines,
+  rotateLog,
+  spawnChild,
+  StartError,
+  startFailure,
+  waitUntil,
+  type Log,
+} from "./process.ts";
 
 const modules = resolve(import.meta.dir, "../../node_modules");
 
@@ -26,7 +35,16 @@ type GatewayOptions = {
   log: Log;
 };
 
-const passed = ["PATH", "LANG", "LC_ALL", "TZ", "NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "OPENAI_API_KEY", "OPENAI_BASE_URL"];
+const passed = [
+  "PATH",
+  "LANG",
+  "LC_ALL",
+  "TZ",
+  "NODE_EXTRA_CA_CERTS",
+  "SSL_CERT_FILE",
+  "OPENAI_API_KEY",
+  "OPENAI_BASE_URL",
+];
 
 /** Starts the gateway and waits until it serves. Throws StartError; its exitCode is 78 when the configuration is refused. */
 export async function startGateway(options: GatewayOptions): Promise<Gateway> {

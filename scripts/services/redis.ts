@@ -3,7 +3,16 @@ import { randomBytes } from "node:crypto";
 import { accessSync, constants, existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
-import { freePort, rotateLog, spawnChild, StartError, startFailure, waitUntil, type Child, type Log } from "./process.ts";
+import {
+  freePort,
+  rotateLog,
+  spawnChild,
+  StartError,
+  startFailure,
+  waitUntil,
+  type Child,
+  type Log,
+} from "./process.ts";
 
 /** A running server; `url` holds the password. */
 export type Redis = { url: string; pid: number; exited: Promise<number>; stop(): Promise<void>; kill(): void };
@@ -172,6 +181,11 @@ function packageFiles(folder: string): string[] {
 
 async function run(cwd: string, command: string[]): Promise<boolean> {
   // The whole environment goes along: apt may need the proxy variables.
-  const child = Bun.spawn(["setpriv", "--pdeathsig=KILL", ...command], { cwd, stdout: "ignore", stderr: "ignore", stdin: "ignore" });
+  const child = Bun.spawn(["setpriv", "--pdeathsig=KILL", ...command], {
+    cwd,
+    stdout: "ignore",
+    stderr: "ignore",
+    stdin: "ignore",
+  });
   return (await child.exited) === 0;
 }

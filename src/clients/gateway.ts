@@ -13,6 +13,8 @@ import { z } from "zod";
 
 /** Any suffix but `main`, which can't be deleted. Every assistant has one conversation. */
 const SESSION_SUFFIX = "app";
+/** The most that the gateway gives of one message; without asking it cuts at 8,000. */
+const HISTORY_TEXT_CHARACTERS = 500_000;
 const WORD_JOINER = "\u2060";
 
 export interface GatewayListeners {
@@ -31,9 +33,9 @@ export interface GatewayClient {
   listen(listeners: GatewayListeners): void;
   /**
    * Hands a message to an agent. `key` is the turn id and becomes the run id; the same key again never runs twice in
-   * one gateway process: `started` (or still running) or `finished`.
+   * one gateway process: `started` now, still `running`, or `finished`.
    */
-  sendMessage(input: { agentId: string; key: string; text: string }): Promise<"started" | "finished">;
+  sendMessage(input: { agentId: string; key: string; text: string }): Promise<"started" | "running" | "finished">;
   abortRun(input: { agentId: string; key: string }): Promise<void>;
   /** The newest rows of the conversation, oldest first. */
   readHistory(input: { agentId: string; limit: number }): Promise<HistoryRow[]>;
@@ -89,13 +91,14 @@ export function createGatewayClient(options: { id: string; url: string; token: s
     async sendMessage({ agentId, key, text }) {
       const params = { sessionKey: sessionKeyOf(agentId), message: neutralizeCommands(text), idempotencyKey: key };
       const answer = await chat.call("chat.send", params, sendAnswerSchema);
-      return answer.status === "ok" ? "finished" : "started";
+      if (answer.status === "started") return "started";
+      return answer.status === "in_flight" ? "running" : "finished";
     },
     async abortRun({ agentId, key }) {
       await chat.call("chat.abort", { sessionKey: sessionKeyOf(agentId), runId: key }, z.unknown());
     },
     async readHistory({ agentId, limit }) {
-      return (await chat.call("chat.history", { sessionKey: sessionKeyOf(agentId), limit }, historySchema)).messages;
+      return (await chat.call("chat.history", { sessionKey: sessionKeyOf(agentId), limit, maxChars: HISTORY_TEXT_CHARACTERS }, historySchema)).messages;
     },
     async listAgents() {
       return (await admin.call("agents.list", {}, agentsSchema)).agents.map((agent) => agent.id);

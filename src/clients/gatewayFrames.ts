@@ -93,7 +93,7 @@ export type RunEvent =
   | { kind: "tool"; runId: string }
   | { kind: "retrying"; runId: string; reason: string }
   | { kind: "final"; runId: string }
-  | { kind: "aborted"; runId: string; byUs: boolean }
+  | { kind: "aborted"; runId: string; reason: string }
   | { kind: "error"; runId: string; reason: string };
 
 /**
@@ -108,8 +108,8 @@ export function readRunEvent(event: string, raw: unknown): RunEvent | null {
 
 function readChatEvent(chat: z.infer<typeof chatEventSchema> | undefined): RunEvent | null {
   if (chat?.state === "final") return { kind: "final", runId: chat.runId };
-  // A model that says nothing also ends in "aborted", with the stop reason "stop".
-  if (chat?.state === "aborted") return { kind: "aborted", runId: chat.runId, byUs: chat.stopReason !== "stop" };
+  // "rpc": we asked for it. "stop": the model said nothing. Anything else: the gateway is going down.
+  if (chat?.state === "aborted") return { kind: "aborted", runId: chat.runId, reason: chat.stopReason ?? "" };
   if (chat?.state === "error") {
     return {
       kind: "error",

@@ -1,5 +1,7 @@
 import type { Log } from "./log.ts";
 
+const MAX_BACKOFF_MS = 3_000;
+
 export interface LoopOptions {
   name: string;
   /** Reads all state and makes the world match it. Must be idempotent. */
@@ -10,7 +12,7 @@ export interface LoopOptions {
   maxWaitMs: number;
   /** Runs without a wake-up this often: a lost wake-up changes only how soon. */
   resyncMs: number;
-  /** After a failed run: wait this long, doubled each time up to `resyncMs`. */
+  /** After a failed run: wait this long, doubled each time up to `resyncMs` or three seconds. */
   backoffMs: number;
   log: Log;
 }
@@ -57,7 +59,7 @@ export function startLoop(options: LoopOptions): Loop {
   };
   const after = () => {
     running = undefined;
-    if (failures > 0) schedule(Math.min(resyncMs, backoffMs * 2 ** Math.min(failures - 1, 10)));
+    if (failures > 0) schedule(Math.min(resyncMs, MAX_BACKOFF_MS, backoffMs * 2 ** Math.min(failures - 1, 10)));
     else schedule(firstWakeAt === undefined ? resyncMs : debounceMs);
   };
 

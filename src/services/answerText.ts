@@ -44,6 +44,11 @@ export function addEvent(answer: AnswerText, event: RunEvent): string {
   return fresh;
 }
 
+/** The run begins anew (the gateway had lost it): what it said is void, what clients have seen stays seen. */
+export function restartAnswer(answer: AnswerText): void {
+  Object.assign(answer, { closed: "", current: "", itemId: "" });
+}
+
 function closeMessage(answer: AnswerText): void {
   answer.closed = textOf(answer);
   answer.current = "";

@@ -109,19 +109,22 @@ export function createChatHub(deps: HubDeps) {
       if (message && addMessages(room, [message])) syncAll(room);
       else void refresh(room);
     },
-    /** An answer began or grew by `content` at `offset` (UTF-16 units): to the devices here at once, to others by Redis. */
-    textAdded(assistantId: string, turnId: string, offset: number, content: string): void {
+    /**
+     * An answer began or grew to `text`, from `offset` on (UTF-16 units): to the devices here at once, to others by
+     * Redis, which also keeps the text so far for whoever comes later.
+     */
+    textGrew(assistantId: string, turnId: string, text: string, offset: number): void {
       const room = rooms.get(assistantId);
-      if (room && addText(room, turnId, offset, content)) syncAll(room);
-      const key = `turn:${turnId}:text`;
-      if (content !== "")
-        deps.redis
-          .pipeline()
-          .append(key, content)
-          .expire(key, TEXT_SECONDS)
-          .exec()
-          .catch(() => null);
-      publish(assistantId, { kind: "text", turnId, offset, content });
+      if (room && addText(room, turnId, 0, text)) syncAll(room);
+      if (text !== "") deps.redis.set(`turn:${turnId}:text`, text, "EX", TEXT_SECONDS).catch(() => null);
+      publish(assistantId, { kind: "text", turnId, offset, content: text.slice(offset) });
+    },
+    /** What devices have been sent of a turn that another process, or an earlier run, was answering. */
+    async sentText(assistantId: string, turnId: string): Promise<string> {
+      const turn = rooms.get(assistantId)?.turn;
+      const here = turn?.id === turnId ? turn.text : "";
+      const kept = (await deps.redis.get(`turn:${turnId}:text`).catch(() => null)) ?? "";
+      return kept.length > here.length ? kept : here;
     },
     /** A frame for every device on an assistant, but one. */
     announce(assistantId: string, frame: ServerFrame, except?: string): void {

@@ -3,7 +3,7 @@ import { GatewayError } from "../clients/gatewayConnection.ts";
 import { markStreaming, requeueTurn, type ClaimedTurn } from "../db/turns.ts";
 import type { Deps } from "../deps.ts";
 import { sleep } from "../lib/retry.ts";
-import { addEvent, emptyAnswer, textOf } from "./answerText.ts";
+import { addEvent, emptyAnswer, restartAnswer, textOf } from "./answerText.ts";
 import type { ChatHub } from "./chatHub.ts";
 import { finishTurn, type Outcome } from "./conversations.ts";
 import { readRun, type RunRecord } from "./runHistory.ts";
@@ -51,6 +51,7 @@ export function startTurnRun(deps: RunDeps, hub: ChatHub, turn: ClaimedTurn, onE
       }
       await deps.workspaces.guard({ agentId: turn.agentId, displayName: turn.displayName });
       const status = await deps.gateway.sendMessage({ agentId: turn.agentId, key: turn.id, text: turn.content });
+      if (status === "started") restartAnswer(answer);
       if (status === "finished") void end(finalOutcome);
     } catch (error) {
       await afterFailedSend(error);
@@ -169,6 +170,12 @@ export function startTurnRun(deps: RunDeps, hub: ChatHub, turn: ClaimedTurn, onE
     await before().catch((err: unknown) => log.warn({ err }, "turn could not be given back; its lease will run out"));
     leave();
   };
+  const aborted = (reason: string) => {
+    if (reason === "rpc") void end(async () => ({ status: "stopped", text: textOf(answer), usage: null }));
+    else if (reason === "stop") void end(async () => failure("turn_failed"));
+    // Else the gateway goes down with the run: after its return the turn is sent again.
+    else complete = false;
+  };
   const follow = (event: RunEvent) => {
     const first = answer.sent === "";
     const offset = answer.sent.length;
@@ -178,16 +185,21 @@ export function startTurnRun(deps: RunDeps, hub: ChatHub, turn: ClaimedTurn, onE
     else retryReason = event.reason;
     if (event.kind === "text") retryReason = null;
     if (fresh === "") return;
-    hub.textAdded(turn.assistantId, turn.id, offset, fresh);
+    hub.textGrew(turn.assistantId, turn.id, answer.sent, offset);
     if (first)
       markStreaming(deps.sql, { id: turn.id, owner: deps.processId }).catch((err: unknown) =>
         log.warn({ err }, "turn not marked as streaming"),
       );
   };
 
+  const begin = async () => {
+    if (turn.attempts > 1) answer.sent = await hub.sentText(turn.assistantId, turn.id);
+    hub.textGrew(turn.assistantId, turn.id, answer.sent, answer.sent.length);
+    await attempt();
+  };
+
   expectText(deps.config.TURN_FIRST_TEXT_MS, "first text");
-  hub.textAdded(turn.assistantId, turn.id, 0, "");
-  void attempt();
+  void begin();
   return {
     turn,
     handle(event: RunEvent): void {
@@ -197,10 +209,7 @@ export function startTurnRun(deps: RunDeps, hub: ChatHub, turn: ClaimedTurn, onE
         log.warn({ reason: event.reason }, "model failed");
         return void end(async () => failure(event.reason === "format" ? "turn_failed" : "assistant_unavailable"));
       }
-      if (event.kind === "aborted")
-        return void end(async () =>
-          event.byUs ? { status: "stopped", text: textOf(answer), usage: null } : failure("turn_failed"),
-        );
+      if (event.kind === "aborted") return aborted(event.reason);
       follow(event);
     },
     /** The connection is back: events may have been missed meanwhile. */
