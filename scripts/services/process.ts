@@ -79,11 +79,16 @@ export function freePort(): number {
 }
 
 /** Asks `check` until it is true, the process ends or the time is over; false unless it became true. */
-export async function waitUntil(child: Child, withinMs: number, check: () => Promise<boolean>): Promise<boolean> {
+export async function waitUntil(
+  child: Child,
+  withinMs: number,
+  check: () => Promise<boolean>,
+  everyMs = 40,
+): Promise<boolean> {
   const deadline = performance.now() + withinMs;
   while (child.running() && performance.now() < deadline) {
     if (await check().catch(() => false)) return true;
-    await Bun.sleep(40);
+    await Bun.sleep(everyMs);
   }
   return false;
 }

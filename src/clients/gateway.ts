@@ -98,7 +98,13 @@ export function createGatewayClient(options: { id: string; url: string; token: s
       await chat.call("chat.abort", { sessionKey: sessionKeyOf(agentId), runId: key }, z.unknown());
     },
     async readHistory({ agentId, limit }) {
-      return (await chat.call("chat.history", { sessionKey: sessionKeyOf(agentId), limit, maxChars: HISTORY_TEXT_CHARACTERS }, historySchema)).messages;
+      return (
+        await chat.call(
+          "chat.history",
+          { sessionKey: sessionKeyOf(agentId), limit, maxChars: HISTORY_TEXT_CHARACTERS },
+          historySchema,
+        )
+      ).messages;
     },
     async listAgents() {
       return (await admin.call("agents.list", {}, agentsSchema)).agents.map((agent) => agent.id);

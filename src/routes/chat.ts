@@ -17,6 +17,8 @@ import { handleFrame } from "./chatFrames.ts";
 const MAX_SOCKETS_PER_USER = 10;
 /** What a slow reader may have waiting; above it, it is brought up to date when it has drained. */
 const BUFFER_BYTES = 256 * 1024;
+/** Frames of one socket that may wait to be worked on; more are refused. */
+const MAX_WAITING_FRAMES = 200;
 const PATH = "/ws/chat";
 
 /** What an upgraded socket starts with: everything was checked before the upgrade, so `open` has nothing to wait for. */
@@ -33,6 +35,9 @@ type Opening =
 interface SocketData {
   opening: Opening;
   peer: Peer | null;
+  /** Frames of one socket are worked on one after the other, in the order they came. */
+  work: Promise<void>;
+  waiting: number;
 }
 
 export interface ChatSockets {
@@ -60,7 +65,8 @@ export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
         "";
       const opening = await prepare(deps, hub, url, token);
       const headers = offered.includes(CHAT_SUBPROTOCOL) ? { "Sec-WebSocket-Protocol": CHAT_SUBPROTOCOL } : {};
-      if (server.upgrade(request, { data: { opening, peer: null }, headers })) return undefined;
+      if (server.upgrade(request, { data: { opening, peer: null, work: Promise.resolve(), waiting: 0 }, headers }))
+        return undefined;
       return new Response("expected a WebSocket", { status: 426 });
     },
     websocket: {
@@ -77,11 +83,14 @@ export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
         peer.send(opening.connected);
         hub.join(opening.assistant, peer, opening.turnId);
       },
-      async message(ws, raw) {
-        const { peer } = ws.data;
+      message(ws, raw) {
+        const { data } = ws;
+        const { peer } = data;
         if (!peer) return;
         peer.lastHeardMs = Date.now();
-        await handleFrame(deps, hub, peer, raw);
+        if (data.waiting >= MAX_WAITING_FRAMES) return refuseFlood(peer);
+        data.waiting += 1;
+        data.work = data.work.then(() => handleFrame(deps, hub, peer, raw)).finally(() => (data.waiting -= 1));
       },
       pong(ws) {
         if (ws.data.peer) ws.data.peer.lastHeardMs = Date.now();
@@ -112,6 +121,11 @@ export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
       }
     },
   };
+}
+
+function refuseFlood(peer: Peer): void {
+  const error = new AppError("too_many_frames", { retry_after: 1 });
+  peer.send({ type: "error", code: error.code, message: error.message, ...error.extras });
 }
 
 async function prepare(deps: Deps, hub: ChatHub, url: URL, token: string): Promise<Opening> {

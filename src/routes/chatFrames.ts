@@ -2,6 +2,7 @@ import type { Deps } from "../deps.ts";
 import { AppError, type ErrorCode } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import { renderIssue } from "../http/env.ts";
+import { toAppError } from "../http/problem.ts";
 import { clientFrameSchema, type ClientFrame, type ErrorFrame } from "../protocol/chat.ts";
 import { authenticate } from "../services/accessTokens.ts";
 import type { ChatHub } from "../services/chatHub.ts";
@@ -16,9 +17,9 @@ export async function handleFrame(deps: Deps, hub: ChatHub, peer: Peer, raw: str
     await actOn(deps, hub, peer, frame);
   } catch (error) {
     const clientId = frame.type === "message" ? frame.client_id : undefined;
-    if (!(error instanceof AppError))
-      deps.log.error({ err: error, frame: frame.type, user_id: peer.userId }, "frame failed");
-    peer.send(renderErrorFrame(error instanceof AppError ? error : new AppError("internal_error"), clientId));
+    const known = toAppError(error);
+    if (!known) deps.log.error({ err: error, frame: frame.type, user_id: peer.userId }, "frame failed");
+    peer.send(renderErrorFrame(known ?? new AppError("internal_error"), clientId));
   }
 }
 
@@ -34,7 +35,6 @@ async function actOn(deps: Deps, hub: ChatHub, peer: Peer, frame: ClientFrame): 
     case "resume":
       // Going back sends again what came after; going forward skips nothing that was not sent.
       peer.seq = Math.min(peer.seq, frame.after_seq);
-      peer.turn = null;
       return hub.catchUp(peer);
     case "auth": {
       const identity = await authenticate(deps, frame.token);

@@ -1,5 +1,4 @@
 import { finishPurge, listPurges, setPurgeStep } from "../db/workingSet.ts";
-import { GatewayError } from "../clients/gatewayConnection.ts";
 import type { Deps } from "../deps.ts";
 
 type PurgeDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "redis">;
@@ -14,7 +13,7 @@ export async function listAgentsToDelete(deps: PurgeDeps): Promise<{ agentId: st
 
 /**
  * The purge of deleted assistants, a saga that goes on wherever it was cut off (`assistants.purge_step`):
- *   stopping → its turns have ended, `agents.delete` closed its files and marked the id as dead → erasing
+ *   stopping → its turns have ended; recorded; `agents.delete` closes its files and marks the id as dead → erasing
  *   erasing  → configuration without it confirmed; workspace, state, parked state, media, trash erased; rows gone → purged
  * `deleteAgents` runs after the agents are configured, `erase` after they are not. Returns whether anything was done.
  */
@@ -23,19 +22,18 @@ export async function deleteAgents(deps: PurgeDeps, configured: Set<string>): Pr
     (purge) => purge.purgeStep === "stopping" && !purge.running && configured.has(purge.agentId),
   );
   for (const purge of purges) {
-    await deleteAgent(deps, purge.agentId);
+    // First the record: an id that the gateway has marked as dead must never be configured again, it restarts over it.
     await setPurgeStep(deps.sql, { id: purge.id, userId: purge.userId, step: "erasing" });
+    await deleteAgent(deps, purge.agentId);
   }
   return purges.length > 0;
 }
 
-// "Not found": an earlier run got this far and died before it could say so.
+// What the gateway does not let go of here goes with its next start: we erase the files, and nobody uses the id again.
 async function deleteAgent(deps: PurgeDeps, agentId: string): Promise<void> {
-  try {
-    await deps.gateway.deleteAgent(agentId);
-  } catch (error) {
-    if (!(error instanceof GatewayError && error.kind === "refused" && /not found/i.test(error.message))) throw error;
-  }
+  await deps.gateway
+    .deleteAgent(agentId)
+    .catch((err: unknown) => deps.log.warn({ err }, "gateway did not let go of an agent"));
 }
 
 export async function eraseAgents(deps: PurgeDeps, configured: Set<string>): Promise<boolean> {
