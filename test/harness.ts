@@ -1,0 +1,114 @@
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import postgres from "postgres";
+import { loadConfig } from "../src/config.ts";
+import { migrate } from "../src/db/migrate.ts";
+import { connectDatabase, type Sql } from "../src/db/connect.ts";
+import { createDeps, type Deps } from "../src/deps.ts";
+import { newId } from "../src/lib/ids.ts";
+import { createLog } from "../src/lib/log.ts";
+import { startReef, type RunningReef } from "../src/process.ts";
+import { PLACEHOLDER_AGENT, renderGatewayConfig } from "../src/services/gatewayConfig.ts";
+import { startFakeGateway, type FakeGateway } from "./fakes/gateway.ts";
+
+const TOKEN = "test-gateway-token";
+const TEMPLATE = "reef_template";
+
+export interface TestReef {
+  url: string;
+  deps: Deps;
+  sql: Sql;
+  gateway: FakeGateway;
+  dir: string;
+  env: Record<string, string>;
+  /** What was logged, line by line. */
+  logs: string[];
+  stop(): Promise<void>;
+}
+
+function requireEnv(name: string): string {
+  const value = process.env[name];
+  if (!value) throw new Error(`${name} is missing: run the tests with npm test`);
+  return value;
+}
+
+/** A database of its own: a clone of a template that the first caller migrates. Returns its URL. */
+export async function createTestDatabase(): Promise<string> {
+  const base = requireEnv("TEST_DATABASE_URL");
+  const admin = postgres(base, { max: 1, onnotice: () => undefined });
+  const name = `reef_${newId().replaceAll("-", "")}`;
+  const url = (database: string) => Object.assign(new URL(base), { pathname: `/${database}` }).toString();
+  try {
+    await admin`select pg_advisory_lock(4711)`;
+    const [known] = await admin`select 1 from pg_database where datname = ${TEMPLATE}`;
+    if (!known) {
+      await admin.unsafe(`create database ${TEMPLATE}_new`);
+      const template = connectDatabase(url(`${TEMPLATE}_new`), { max: 2, name: "template" });
+      await migrate(template);
+      await template.end();
+      await admin.unsafe(`alter database ${TEMPLATE}_new rename to ${TEMPLATE}`);
+    }
+    await admin.unsafe(`create database ${name} template ${TEMPLATE}`);
+  } finally {
+    await admin.end();
+  }
+  return url(name);
+}
+
+/** A whole Reef on a database, a Redis prefix and a fake gateway of its own. `overrides` are environment variables. */
+export async function startTestReef(overrides: Record<string, string> = {}): Promise<TestReef> {
+  const dir = mkdtempSync(join(tmpdir(), "reef-test-"));
+  for (const name of ["state", "home", "workspaces"]) mkdirSync(join(dir, name));
+  const placeholderWorkspace = join(dir, "workspaces", PLACEHOLDER_AGENT);
+  writeFileSync(join(dir, "openclaw.json"), renderGatewayConfig([], { providerUrl: "http://127.0.0.1:1/v1", maxRuns: 16, turnTotalMs: 1000, placeholderWorkspace }));
+  const gateway = await startFakeGateway({ dir, token: TOKEN });
+  const env = {
+    NODE_ENV: "test",
+    PORT: "0",
+    DATABASE_URL: await createTestDatabase(),
+    DATABASE_POOL: "8",
+    REDIS_URL: requireEnv("TEST_REDIS_URL"),
+    REDIS_PREFIX: `${newId()}:`,
+    JWT_SECRET: "a-test-secret-of-enough-characters",
+    REVEAL_EMAIL_TAKEN: "true",
+    OPENCLAW_GATEWAY_URL: gateway.url,
+    OPENCLAW_GATEWAY_TOKEN: TOKEN,
+    OPENCLAW_GATEWAY_DIR: dir,
+    GATEWAY_RELOAD_DEBOUNCE_MS: "10",
+    TURN_LEASE_MS: "1000",
+    ...overrides,
+  };
+  const process = await startProcess(env);
+  return {
+    ...process,
+    sql: process.deps.sql,
+    gateway,
+    dir,
+    env,
+    stop: async () => {
+      await process.stop();
+      await gateway.stop();
+      rmSync(dir, { recursive: true, force: true });
+    },
+  };
+}
+
+/** One more API process on the same database, Redis and gateway. */
+export async function startProcess(env: Record<string, string>): Promise<{ url: string; deps: Deps; reef: RunningReef; logs: string[]; stop(): Promise<void> }> {
+  const logs: string[] = [];
+  const deps = createDeps(loadConfig(env), createLog("info", { write: (line: string) => void logs.push(line) }));
+  const reef = await startReef(deps);
+  return { url: `http://127.0.0.1:${reef.port}`, deps, reef, logs, stop: () => reef.stop() };
+}
+
+/** Waits until `check` gives something true; fails with `what` after `ms`. */
+export async function until<T>(what: string, check: () => Promise<T> | T, ms = 10_000): Promise<NonNullable<T>> {
+  const end = Date.now() + ms;
+  for (;;) {
+    const value = await check();
+    if (value) return value;
+    if (Date.now() > end) throw new Error(`waited ${ms} ms in vain until ${what}`);
+    await Bun.sleep(15);
+  }
+}
