@@ -231,6 +231,7 @@ async function startApplication(
     child,
     Number.POSITIVE_INFINITY,
     async () => (await fetch(url, { signal: AbortSignal.timeout(3_000) })).ok,
+    150,
   );
   // It ended: its exit handler above stops everything and says why.
   if (!child.running()) await new Promise(() => undefined);

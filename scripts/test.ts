@@ -84,7 +84,11 @@ function summary(report: string, code: number): string {
 
 async function finish(code: number): Promise<never> {
   await Promise.all([running.redis?.stop(), running.postgres?.stop()]);
-  rmSync(folder, { recursive: true, force: true });
+  try {
+    rmSync(folder, { recursive: true, force: true });
+  } catch {
+    say(`${folder} is still being written to; the next run removes it`);
+  }
   process.exit(code);
 }
 

@@ -71,7 +71,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     options.log(`gateway: starting (${Math.round((performance.now() - startedAt) / 1000)} s)`);
   }, 2_500);
   try {
-    if (!(await waitUntil(child, 120_000, () => isReady(port)))) {
+    if (!(await waitUntil(child, 120_000, () => isReady(port), 100))) {
       await child.stop("SIGKILL", 0);
       throw (await child.exited) === 78 ? refusal(configFile, logFile) : startFailure("The gateway", logFile);
     }

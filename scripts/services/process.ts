@@ -107,7 +107,8 @@ export function lastLines(file: string, lines: number, from = 0): string {
 /** The sentence for a failed start: what the service was, what it said last, and where the rest is. */
 export function startFailure(service: string, logFile: string): StartError {
   const said = lastLines(logFile, 15);
-  if (/ENOSPC|EDQUOT|No space left|disk (is )?full|Check free disk space|disk quota/i.test(said)) return new StartError(diskFull(logFile));
+  if (/ENOSPC|EDQUOT|No space left|disk (is )?full|Check free disk space|disk quota/i.test(said))
+    return new StartError(diskFull(logFile));
   return new StartError(`${service} did not start. Its last words, from ${logFile}:\n${said}`);
 }
 

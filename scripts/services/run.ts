@@ -32,7 +32,8 @@ export function createRun(): Run {
   let stopped: Promise<never> | null = null;
   const seconds = () => Math.round((performance.now() - since) / 1000);
   setInterval(() => {
-    if (waiting.size > 0 && seconds() >= 2) say(`${stopped ? "stopping" : "waiting for"} ${[...waiting].join(", ")} (${seconds()} s)`);
+    if (waiting.size > 0 && seconds() >= 2)
+      say(`${stopped ? "stopping" : "waiting for"} ${[...waiting].join(", ")} (${seconds()} s)`);
   }, PROGRESS_MS);
 
   const stopAll = async (code: number, why: string | undefined): Promise<never> => {

@@ -1,0 +1,62 @@
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { createPerson, lastSaid, openChat, type Chat } from "./people.ts";
+import { startStack, type Stack } from "./realGateway.ts";
+
+setDefaultTimeout(60_000);
+
+let stack: Stack;
+let chat: Chat;
+beforeAll(async () => {
+  stack = await startStack();
+  chat = await openChat(stack, await createPerson(stack));
+  stack.model.answer = (asked) => [{ text: `You said: ${lastSaid(asked)}` }];
+});
+afterAll(async () => {
+  chat?.close();
+  await stack?.close();
+});
+
+/** The gateway would take each of these for a command, an abort or a directive. */
+const TEXTS = [
+  "/status",
+  "/model openai-custom/other -g",
+  "/model x -g",
+  "please run /status now",
+  "stop",
+  "please stop",
+  "abort",
+  "exit",
+  "halt",
+  "стоп",
+  "/stop",
+  "/new",
+  "/reset",
+  "/context list",
+  "/config set tools.deny []",
+  "/help",
+  "/bash ls",
+  "!ls",
+  "hello\n/status",
+  "hello\n  /new and more",
+  "\t/status",
+  "/think high what is two and two?",
+  "/elevated full",
+  "/exec host=gateway security=full",
+  "NO_REPLY",
+  "HEARTBEAT_OK",
+  "a/b and c/d stay as they are",
+  "/",
+];
+
+test.each(TEXTS)("%j is plain text to the gateway", async (text) => {
+  const config = readFileSync(join(stack.dir, "openclaw.json"), "utf8");
+  stack.model.requests.length = 0;
+  const answer = await chat.say(text);
+  expect(stack.model.requests).toHaveLength(1);
+  expect(lastSaid(stack.model.requests[0]!)).toBe(text.trim());
+  expect(answer.finish).toBe("complete");
+  expect(answer.content).toContain("You said:");
+  expect(readFileSync(join(stack.dir, "openclaw.json"), "utf8")).toBe(config);
+});

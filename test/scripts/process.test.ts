@@ -1,0 +1,90 @@
+import { afterAll, expect, test } from "bun:test";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { explain, freePort, lastLines, spawnChild, StartError, waitUntil } from "../../scripts/services/process.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "reef-process-"));
+const root = resolve(import.meta.dir, "../..");
+const env = { PATH: process.env["PATH"] ?? "/usr/bin:/bin" };
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+async function gone(pid: number): Promise<boolean> {
+  for (let tries = 0; tries < 100; tries += 1) {
+    const status = existsSync(`/proc/${pid}/status`) ? readFileSync(`/proc/${pid}/status`, "utf8") : "State:\tZ";
+    if (/State:\t[ZX]/.test(status)) return true;
+    await Bun.sleep(20);
+  }
+  return false;
+}
+
+test("what we started dies when we are killed", async () => {
+  const parent = join(folder, "parent.ts");
+  writeFileSync(
+    parent,
+    `import { spawnChild } from "${root}/scripts/services/process.ts";
+     console.log(spawnChild({ command: ["sleep", "300"], env: { PATH: process.env.PATH ?? "" }, deathSignal: "KILL" }).pid);
+     setInterval(() => {}, 1000);`,
+  );
+  const child = Bun.spawn([process.execPath, parent], { stdout: "pipe" });
+  const first = await child.stdout.getReader().read();
+  const pid = Number(new TextDecoder().decode(first.value));
+  expect(pid).toBeGreaterThan(1);
+  child.kill("SIGKILL");
+  expect(await gone(pid)).toBe(true);
+});
+
+test("a process that ignores the signal gets the last one at the deadline", async () => {
+  const logFile = join(folder, "stubborn.log");
+  const child = spawnChild({
+    command: ["sh", "-c", "trap '' TERM; echo here; while :; do sleep 0.05; done"],
+    env,
+    deathSignal: "KILL",
+    logFile,
+  });
+  expect(await waitUntil(child, 5_000, async () => lastLines(logFile, 1) === "here")).toBe(true);
+  await child.stop("SIGTERM", 50);
+  expect(child.running()).toBe(false);
+});
+
+test("waiting ends when the process does", async () => {
+  const child = spawnChild({ command: ["false"], env, deathSignal: "KILL" });
+  expect(await waitUntil(child, 60_000, async () => false)).toBe(false);
+  expect(await child.exited).toBe(1);
+});
+
+test("errors become sentences", () => {
+  expect(explain(new StartError("Do this."), "/data")).toBe("Do this.");
+  expect(explain(Object.assign(new Error("write"), { code: "ENOSPC" }), "/data")).toContain("/data is full");
+  expect(explain(Object.assign(new Error("open"), { code: "EACCES", path: "/data/x" }), "/data")).toContain("/data/x");
+});
+
+test("npm start names a bad setting before anything is started", async () => {
+  const port = freePort();
+  const taken = Bun.listen({ hostname: "127.0.0.1", port, socket: { data() {} } });
+  const dataDir = join(folder, "never-made");
+  const run = async (PORT: string) => {
+    const child = Bun.spawn([process.execPath, "scripts/start.ts"], {
+      cwd: root,
+      env: { ...env, PORT, REEF_DATA_DIR: dataDir },
+      stderr: "pipe",
+    });
+    return { code: await child.exited, said: await new Response(child.stderr).text() };
+  };
+  expect(await run("many")).toEqual({ code: 1, said: "reef: PORT must be a number from 1 to 65535.\n" });
+  const busy = await run(String(port));
+  taken.stop(true);
+  expect(busy.code).toBe(1);
+  expect(busy.said).toContain(`Port ${port} is in use`);
+  expect(existsSync(dataDir)).toBe(false);
+});
+
+test("bootstrap refuses an old Node in one sentence", async () => {
+  writeFileSync(join(folder, "node"), "#!/bin/sh\necho v18.20.0\n", { mode: 0o755 });
+  const child = Bun.spawn([join(root, "scripts/bootstrap")], {
+    env: { PATH: `${folder}:${env.PATH}` },
+    stderr: "pipe",
+  });
+  expect(await child.exited).toBe(1);
+  expect(await new Response(child.stderr).text()).toBe("reef: Node.js 20 or later is needed; this is v18.20.0.\n");
+});
