@@ -25,6 +25,8 @@ export interface TestReef {
   /** What was logged, line by line. */
   logs: string[];
   stop(): Promise<void>;
+  /** Stops the API process only; `startProcess(env)` or a child takes its place. */
+  stopProcess(): Promise<void>;
 }
 
 function requireEnv(name: string): string {
@@ -86,8 +88,9 @@ export async function startTestReef(overrides: Record<string, string> = {}): Pro
     gateway,
     dir,
     env,
+    stopProcess: () => process.stop(),
     stop: async () => {
-      await process.stop();
+      await process.stop().catch(() => undefined);
       await gateway.stop();
       rmSync(dir, { recursive: true, force: true });
     },
