@@ -106,7 +106,7 @@ function requireFreePort({ host, port }: Settings): void {
   try {
     Bun.listen({ hostname: host, port, socket: { data() {} } }).stop(true);
   } catch (error) {
-    const code = error instanceof Error && "code" in error ? error.code : "";
+    const code = error instanceof Error && "code" in error ? String(error.code) : "";
     const reason = code === "EADDRINUSE" ? "is in use by another program" : `on ${host} can't be listened on (${code})`;
     throw new StartError(`Port ${port} ${reason}: stop it, or choose another with PORT=${port + 1} npm start.`);
   }

@@ -58,7 +58,11 @@ async function testAll(): Promise<number> {
   const report = join(folder, "report.xml");
   running.tests = spawnChild({
     command: [
-      ...[process.execPath, "--no-env-file", "test", "--reporter=junit", `--reporter-outfile=${report}`],
+      process.execPath,
+      "--no-env-file",
+      "test",
+      "--reporter=junit",
+      `--reporter-outfile=${report}`,
       ...(args.length > 0 ? args : ["./test"]),
     ],
     env: { ...(process.env as Record<string, string>), TEST_DATABASE_URL: postgres.url, TEST_REDIS_URL: redis.url },

@@ -11,10 +11,21 @@ export interface Answer {
   headers: Headers;
 }
 
-export async function call(url: string, method: string, path: string, body?: unknown, token?: string, headers: Record<string, string> = {}): Promise<Answer> {
+export async function call(
+  url: string,
+  method: string,
+  path: string,
+  body?: unknown,
+  token?: string,
+  headers: Record<string, string> = {},
+): Promise<Answer> {
   const response = await fetch(url + path, {
     method,
-    headers: { ...(body === undefined ? {} : { "content-type": "application/json" }), ...(token ? { authorization: `Bearer ${token}` } : {}), ...headers },
+    headers: {
+      ...(body === undefined ? {} : { "content-type": "application/json" }),
+      ...(token ? { authorization: `Bearer ${token}` } : {}),
+      ...headers,
+    },
     ...(body === undefined ? {} : { body: typeof body === "string" ? body : JSON.stringify(body) }),
   });
   const text = await response.text();
@@ -62,12 +73,16 @@ export interface Chat {
 
 /** Opens the chat socket and waits for its first frame or its close. */
 export async function openChat(reef: { url: string }, token: string, agentId: string, query = ""): Promise<Chat> {
-  const socket = new WebSocket(`${reef.url.replace("http", "ws")}/ws/chat?agent_id=${agentId}${query}`, ["reef.v1", `bearer.${token}`]);
+  const socket = new WebSocket(`${reef.url.replace("http", "ws")}/ws/chat?agent_id=${agentId}${query}`, [
+    "reef.v1",
+    `bearer.${token}`,
+  ]);
   const chat: Chat = {
     frames: [],
     closed: null,
     socket,
-    send: (frame) => socket.send(typeof frame === "string" || frame instanceof Uint8Array ? frame : JSON.stringify(frame)),
+    send: (frame) =>
+      socket.send(typeof frame === "string" || frame instanceof Uint8Array ? frame : JSON.stringify(frame)),
     say(content, clientId = newId()) {
       chat.send({ type: "message", content, client_id: clientId });
       return clientId;

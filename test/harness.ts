@@ -63,7 +63,15 @@ export async function startTestReef(overrides: Record<string, string> = {}): Pro
   const dir = mkdtempSync(join(tmpdir(), "reef-test-"));
   for (const name of ["state", "home", "workspaces"]) mkdirSync(join(dir, name));
   const placeholderWorkspace = join(dir, "workspaces", PLACEHOLDER_AGENT);
-  writeFileSync(join(dir, "openclaw.json"), renderGatewayConfig([], { providerUrl: "http://127.0.0.1:1/v1", maxRuns: 16, turnTotalMs: 1000, placeholderWorkspace }));
+  writeFileSync(
+    join(dir, "openclaw.json"),
+    renderGatewayConfig([], {
+      providerUrl: "http://127.0.0.1:1/v1",
+      maxRuns: 16,
+      turnTotalMs: 1000,
+      placeholderWorkspace,
+    }),
+  );
   const gateway = await startFakeGateway({ dir, token: TOKEN });
   const env = {
     NODE_ENV: "test",
@@ -98,7 +106,9 @@ export async function startTestReef(overrides: Record<string, string> = {}): Pro
 }
 
 /** One more API process on the same database, Redis and gateway. */
-export async function startProcess(env: Record<string, string>): Promise<{ url: string; deps: Deps; reef: RunningReef; logs: string[]; stop(): Promise<void> }> {
+export async function startProcess(
+  env: Record<string, string>,
+): Promise<{ url: string; deps: Deps; reef: RunningReef; logs: string[]; stop(): Promise<void> }> {
   const logs: string[] = [];
   const deps = createDeps(loadConfig(env), createLog("info", { write: (line: string) => void logs.push(line) }));
   const reef = await startReef(deps);

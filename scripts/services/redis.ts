@@ -152,8 +152,13 @@ async function fetchPackages(folder: string, names: string[]): Promise<void> {
   mkdirSync(root, { recursive: true });
   const asWeAre = ["-o", "APT::Sandbox::User="];
   const ownLists = [
-    ...["-o", `Dir::State::lists=${join(folder, "lists")}`, "-o", `Dir::Cache=${join(folder, "apt")}`],
-    ...["-o", "Dir::State::status=/var/lib/dpkg/status", ...asWeAre],
+    "-o",
+    `Dir::State::lists=${join(folder, "lists")}`,
+    "-o",
+    `Dir::Cache=${join(folder, "apt")}`,
+    "-o",
+    "Dir::State::status=/var/lib/dpkg/status",
+    ...asWeAre,
   ];
   const before = existsSync(join(folder, "lists")) ? ownLists : asWeAre;
   await download(folder, before, names);

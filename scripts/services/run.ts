@@ -40,13 +40,7 @@ export function createRun(): Run {
     if (why !== undefined) say(why);
     waiting.clear();
     since = performance.now();
-    for (const name of order) {
-      const part = parts.get(name);
-      if (part === undefined) continue;
-      waiting.add(name);
-      await part.stop().catch((error: unknown) => say(`${name} did not stop: ${String(error)}`));
-      waiting.delete(name);
-    }
+    await stopInOrder(parts, waiting);
     // What was just being started dies with us.
     process.exit(code);
   };
@@ -78,6 +72,16 @@ export function createRun(): Run {
     stopping: () => stopped !== null,
     stop,
   };
+}
+
+async function stopInOrder(parts: Map<string, Stoppable>, waiting: Set<string>): Promise<void> {
+  for (const name of order) {
+    const part = parts.get(name);
+    if (part === undefined) continue;
+    waiting.add(name);
+    await part.stop().catch((error: unknown) => say(`${name} did not stop: ${String(error)}`));
+    waiting.delete(name);
+  }
 }
 
 /** Progress goes to stderr, so that stdout has the one line "ready …". */

@@ -6,7 +6,7 @@ import { helloSchema, inboundFrameSchema } from "./gatewayFrames.ts";
 const PROTOCOL = 4;
 const HANDSHAKE_MS = 10_000;
 const RECONNECT_BASE_MS = 200;
-const RECONNECT_CAP_MS = 5_000;
+const RECONNECT_CAP_MS = 1_500;
 
 /**
  * Why a call has no answer. `refused`: the gateway said no. `unsent`: there was no connection, it was never sent.
@@ -44,8 +44,6 @@ interface Pending {
   reject: (error: Error) => void;
   timer: ReturnType<typeof setTimeout>;
 }
-
-export type GatewayConnection = ReturnType<typeof openGatewayConnection>;
 
 /**
  * One WebSocket to a gateway, opened again for ever with jitter.

@@ -3,7 +3,6 @@ import postgres from "postgres";
 export type Sql = postgres.Sql;
 /** A pool or a transaction: query functions take either. */
 export type Queryable = postgres.ISql;
-export type Transaction = postgres.TransactionSql;
 
 /** Opens a pool. Column names are snake_case in SQL and camelCase here; keys inside jsonb stay as they are. */
 export function connectDatabase(url: string, options: { max: number; name: string }): Sql {
@@ -21,10 +20,4 @@ export function connectDatabase(url: string, options: { max: number; name: strin
     types: { bigint: { to: 20, from: [20], parse: Number, serialize: String } },
     onnotice: () => undefined,
   });
-}
-
-/** Whether an error is Postgres's unique violation, of this constraint if one is named. */
-export function isUniqueViolation(error: unknown, constraint?: string): boolean {
-  if (!(error instanceof postgres.PostgresError) || error.code !== "23505") return false;
-  return constraint === undefined || error.constraint_name === constraint;
 }

@@ -28,11 +28,6 @@ export async function createUser(
   return row ?? null;
 }
 
-export async function findUser(sql: Queryable, userId: string): Promise<User | null> {
-  const [row] = await sql<User[]>`select ${columns(sql)} from users where id = ${userId}`;
-  return row ?? null;
-}
-
 /** For signing in only: the user of an address with the password's hash. */
 export async function findUserWithPassword(
   sql: Queryable,

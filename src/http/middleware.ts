@@ -7,7 +7,7 @@ import type { Env } from "./env.ts";
 
 const BODY_LIMIT_BYTES = 64 * 1024;
 
-/** What Bun.serve tells about a connection, as `app.fetch(request, { ip })` passes it on. */
+/** What the server tells about a connection, as `app.fetch(request, { ip })` passes it on. */
 export interface ConnectionInfo {
   ip: string | null;
 }
@@ -23,7 +23,9 @@ export function requestLog(log: Log): MiddlewareHandler<Env> {
     c.header("X-Request-Id", requestId);
     await next();
     const ms = Math.round(performance.now() - started);
-    c.get("log").info(
+    // A probe comes every second and says nothing new.
+    const level = c.req.path === "/readyz" || c.req.path === "/livez" ? "debug" : "info";
+    c.get("log")[level](
       { method: c.req.method, path: c.req.path, status: c.res.status, ms, user_id: c.get("actor")?.userId },
       "request",
     );

@@ -77,9 +77,3 @@ export class AppError extends Error {
     return ERRORS[this.code].status;
   }
 }
-
-/** The name and message of an unknown thrown value, for logs only: it may hold anything. */
-export function describeError(error: unknown): { name: string; message: string } {
-  if (error instanceof Error) return { name: error.name, message: error.message };
-  return { name: "Unknown", message: String(error) };
-}

@@ -17,8 +17,6 @@ import { startTurnRun, type TurnRun } from "./turnRun.ts";
 
 type EngineDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "processId">;
 
-export type TurnEngine = ReturnType<typeof startTurnEngine>;
-
 /**
  * Runs the queued turns of the gateway: claims them under a lease, renews the lease while they run, takes over those
  * whose process fell silent, and drops those that were stopped or waited too long. All state is in Postgres.
@@ -113,7 +111,7 @@ export function startTurnEngine(deps: EngineDeps, hub: ChatHub) {
       const until = Date.now() + graceMs;
       while (runs.size > 0 && Date.now() < until) await sleep(50);
       await leaseLoop.stop();
-      for (const run of [...runs.values()]) run.forget();
+      for (const run of runs.values()) run.forget();
       await releaseLeases(sql, { owner: deps.processId }).catch(() => undefined);
     },
   };

@@ -12,21 +12,26 @@ const refresh = (token: string) => call(reef.url, "POST", "/api/auth/refresh", {
 test("sign-up gives a user and tokens that work; the address can't be taken twice, also in other case", async () => {
   const user = await makeUser(reef);
   expect((await user.call("GET", "/api/assistants")).body).toEqual([]);
-  const again = await call(reef.url, "POST", "/api/auth/signup", { email: user.email.toUpperCase(), password: "another password" });
+  const again = await call(reef.url, "POST", "/api/auth/signup", {
+    email: user.email.toUpperCase(),
+    password: "another password",
+  });
   expect([again.status, again.body.code]).toEqual([409, "email_taken"]);
 });
 
 test("parallel sign-ups with one address make one account", async () => {
   const body = { email: `${crypto.randomUUID()}@example.org`, password: "long enough" };
   const answers = await Promise.all(Array.from({ length: 8 }, () => call(reef.url, "POST", "/api/auth/signup", body)));
-  expect(answers.map((answer) => answer.status).sort()).toEqual([201, ...Array(7).fill(409)]);
+  expect(answers.map((answer) => answer.status).sort((a, b) => a - b)).toEqual([201, ...Array(7).fill(409)]);
 });
 
 test("where it must not be told, a taken address answers 202 like nothing", async () => {
   const user = await makeUser(reef);
   const quiet = await startProcess({ ...reef.env, REVEAL_EMAIL_TAKEN: "false" });
   try {
-    expect((await call(quiet.url, "POST", "/api/auth/signup", { email: user.email, password: "long enough" })).status).toBe(202);
+    expect(
+      (await call(quiet.url, "POST", "/api/auth/signup", { email: user.email, password: "long enough" })).status,
+    ).toBe(202);
   } finally {
     await quiet.stop();
   }
@@ -35,7 +40,12 @@ test("where it must not be told, a taken address answers 202 like nothing", asyn
 test("password rules and time zone", async () => {
   const email = `${crypto.randomUUID()}@example.org`;
   const codes = [];
-  for (const body of [{ email, password: "short" }, { email, password: "x".repeat(257) }, { email, password: email.toUpperCase() }, { email, password: "long enough", timezone: "Mars/Base" }]) {
+  for (const body of [
+    { email, password: "short" },
+    { email, password: "x".repeat(257) },
+    { email, password: email.toUpperCase() },
+    { email, password: "long enough", timezone: "Mars/Base" },
+  ]) {
     codes.push((await call(reef.url, "POST", "/api/auth/signup", body)).body.code);
   }
   expect(codes).toEqual(["validation_failed", "validation_failed", "weak_password", "validation_failed"]);
@@ -43,7 +53,8 @@ test("password rules and time zone", async () => {
 
 test("login: right, wrong, unknown; ten failures block this address for this account", async () => {
   const user = await makeUser(reef);
-  const login = (password: string, email = user.email) => call(reef.url, "POST", "/api/auth/login", { email, password });
+  const login = (password: string, email = user.email) =>
+    call(reef.url, "POST", "/api/auth/login", { email, password });
   expect((await login(user.password)).status).toBe(200);
   expect((await login("wrong", "nobody@example.org")).body.code).toBe("invalid_credentials");
   for (let i = 0; i < 10; i++) expect((await login("wrong")).body.code).toBe("invalid_credentials");
@@ -68,8 +79,11 @@ test("an older token ends the session for everybody and is audited", async () =>
   const stolen = await refresh(user.refreshToken);
   expect([stolen.status, stolen.body.code]).toEqual([401, "session_revoked"]);
   expect((await refresh(third.refresh_token)).body.code).toBe("session_revoked");
-  expect((await call(reef.url, "GET", "/api/assistants", undefined, third.access_token)).body.code).toBe("session_revoked");
-  const [audit] = await reef.sql`select action from audit_log where subject_user_id = ${user.id} and action = 'session.token_reuse'`;
+  expect((await call(reef.url, "GET", "/api/assistants", undefined, third.access_token)).body.code).toBe(
+    "session_revoked",
+  );
+  const [audit] =
+    await reef.sql`select action from audit_log where subject_user_id = ${user.id} and action = 'session.token_reuse'`;
   expect(audit).toBeDefined();
 });
 
@@ -95,7 +109,14 @@ test("access tokens: other key, no algorithm, other audience, expired", async ()
   const user = await makeUser(reef);
   const claims = JSON.parse(Buffer.from(user.token.split(".")[1]!, "base64url").toString());
   const sign = (secret: string, audience: string, exp: number) =>
-    new SignJWT({ sid: claims.sid }).setProtectedHeader({ alg: "HS256" }).setSubject(user.id).setAudience(audience).setJti("x").setIssuedAt().setExpirationTime(exp).sign(new TextEncoder().encode(secret));
+    new SignJWT({ sid: claims.sid })
+      .setProtectedHeader({ alg: "HS256" })
+      .setSubject(user.id)
+      .setAudience(audience)
+      .setJti("x")
+      .setIssuedAt()
+      .setExpirationTime(exp)
+      .sign(new TextEncoder().encode(secret));
   const secret = reef.deps.config.JWT_SECRET;
   const none = `${Buffer.from('{"alg":"none"}').toString("base64url")}.${user.token.split(".")[1]}.`;
   const later = Math.floor(Date.now() / 1000) + 600;
@@ -111,6 +132,7 @@ test("neither tokens nor passwords nor addresses are in the log or, in clear, in
   await call(reef.url, "POST", "/api/auth/login", { email: user.email, password: user.password });
   const log = reef.logs.join("");
   for (const secret of [user.password, user.token, user.refreshToken, user.email]) expect(log).not.toContain(secret);
-  const [row] = await reef.sql`select (select jsonb_agg(to_jsonb(r)) from refresh_tokens r)::text || (select jsonb_agg(to_jsonb(u)) from users u)::text as dump`;
+  const [row] =
+    await reef.sql`select (select jsonb_agg(to_jsonb(r)) from refresh_tokens r)::text || (select jsonb_agg(to_jsonb(u)) from users u)::text as dump`;
   for (const secret of [user.password, user.token, user.refreshToken]) expect(row!["dump"]).not.toContain(secret);
 });

@@ -24,7 +24,15 @@ const TABLE: Record<string, "public" | "user"> = {
   "POST /api/assistants/:id/messages": "user",
 };
 const DOCUMENTS = ["GET /openapi.json", "GET /docs", "GET /docs/start.js", "GET /docs/:asset"];
-const WITH_BODY = new Set(["POST /api/auth/signup", "POST /api/auth/login", "POST /api/auth/refresh", "POST /api/auth/logout", "POST /api/assistants", "PUT /api/assistants/:id", "POST /api/assistants/:id/messages"]);
+const WITH_BODY = new Set([
+  "POST /api/auth/signup",
+  "POST /api/auth/login",
+  "POST /api/auth/refresh",
+  "POST /api/auth/logout",
+  "POST /api/assistants",
+  "PUT /api/assistants/:id",
+  "POST /api/assistants/:id/messages",
+]);
 
 let reef: TestReef;
 let owner: TestUser;
@@ -44,8 +52,12 @@ const split = (route: string) => route.split(" ") as [string, string];
 
 test("the table names every route, and nothing else is mounted", () => {
   const { app, specs } = createServer(reef.deps, createChatHub(reef.deps), () => false);
-  expect(new Map(specs.map((spec) => [`${spec.method.toUpperCase()} ${spec.path}`, spec.access]))).toEqual(new Map(Object.entries(TABLE)));
-  const mounted = new Set(app.routes.filter((route) => route.method !== "ALL").map((route) => `${route.method} ${route.path}`));
+  expect(new Map(specs.map((spec) => [`${spec.method.toUpperCase()} ${spec.path}`, spec.access]))).toEqual(
+    new Map(Object.entries(TABLE)),
+  );
+  const mounted = new Set(
+    app.routes.filter((route) => route.method !== "ALL").map((route) => `${route.method} ${route.path}`),
+  );
   expect([...mounted].sort()).toEqual([...Object.keys(TABLE), ...DOCUMENTS].sort());
 });
 
@@ -61,11 +73,20 @@ describe("user routes", () => {
     });
     if (path.includes(":id")) {
       test(`${route}: somebody else's is 404`, async () => {
-        const body = method === "PUT" ? { display_name: "Mine now" } : route.endsWith("POST /api/assistants/:id/messages") ? { content: "hi", client_id: crypto.randomUUID() } : undefined;
+        const body =
+          method === "PUT"
+            ? { display_name: "Mine now" }
+            : route.endsWith("POST /api/assistants/:id/messages")
+              ? { content: "hi", client_id: crypto.randomUUID() }
+              : undefined;
         const answer = await stranger.call(method, pathOf(path), body);
         expect([answer.status, answer.body.code]).toEqual([404, "assistant_not_found"]);
         const still = await owner.call("GET", `/api/assistants/${assistantId}`);
-        expect([still.body.status, still.body.display_name, still.body.message_count]).toEqual(["active", "Assistant", 0]);
+        expect([still.body.status, still.body.display_name, still.body.message_count]).toEqual([
+          "active",
+          "Assistant",
+          0,
+        ]);
       });
     }
   }
@@ -86,7 +107,9 @@ describe("bad bodies", () => {
         const answer = await call(reef.url, method, pathOf(path), body, owner.token);
         expect([answer.status, answer.body.code]).toEqual([status, code]);
       }
-      expect((await call(reef.url, method, pathOf(path), "a=b", owner.token, { "content-type": "text/plain" })).body.code).toBe("unsupported_media_type");
+      expect(
+        (await call(reef.url, method, pathOf(path), "a=b", owner.token, { "content-type": "text/plain" })).body.code,
+      ).toBe("unsupported_media_type");
     });
   }
 });
@@ -98,7 +121,9 @@ test("an unknown address and an id that is none are 404 with the usual body", as
 
 test("the description has every route, and the page's files come from here", async () => {
   const description = (await call(reef.url, "GET", "/openapi.json")).body;
-  const described = Object.entries(description.paths).flatMap(([path, methods]) => Object.keys(methods as object).map((method) => `${method.toUpperCase()} ${path.replace("{id}", ":id")}`));
+  const described = Object.entries(description.paths).flatMap(([path, methods]) =>
+    Object.keys(methods as object).map((method) => `${method.toUpperCase()} ${path.replace("{id}", ":id")}`),
+  );
   expect(described.sort()).toEqual(Object.keys(TABLE).sort());
   const page = await (await fetch(`${reef.url}/docs`)).text();
   const files = [...page.matchAll(/(?:src|href)="([^"]+)"/g)].map((match) => match[1]!);

@@ -16,9 +16,16 @@ async function talk(): Promise<{ user: TestUser; assistant: Json; chat: Chat }> 
   const assistant = await makeAssistant(user);
   return { user, assistant, chat: await openChat(reef, user.token, assistant.agent_id) };
 }
-const usedBy = async (user: TestUser) => (await reef.sql`select coalesce(sum(text_messages), 0)::int as n from daily_usage where user_id = ${user.id}`)[0]!["n"];
-const ledgerOf = async (user: TestUser) => (await reef.sql`select status, count(*)::int as n from usage_logs where user_id = ${user.id} group by status`).map((row) => [row["status"], row["n"]]);
-const history = async (user: TestUser, id: string) => (await user.call("GET", `/api/assistants/${id}/messages?after_seq=0&limit=200`)).body.items;
+const usedBy = async (user: TestUser) =>
+  (await reef.sql`select coalesce(sum(text_messages), 0)::int as n from daily_usage where user_id = ${user.id}`)[0]![
+    "n"
+  ];
+const ledgerOf = async (user: TestUser) =>
+  (await reef.sql`select status, count(*)::int as n from usage_logs where user_id = ${user.id} group by status`).map(
+    (row) => [row["status"], row["n"]],
+  );
+const history = async (user: TestUser, id: string) =>
+  (await user.call("GET", `/api/assistants/${id}/messages?after_seq=0&limit=200`)).body.items;
 
 /** A model that writes the first part, waits for the gate, then the second. */
 function gated(): { answer: FakeAnswer; open: () => void } {
@@ -44,7 +51,12 @@ test("a message is acknowledged, answered in chunks that join to the stored text
     offset += chunk.content.length;
   }
   expect(chunks.map((chunk) => chunk.content).join("")).toBe("Echo: hello there");
-  expect(answer).toMatchObject({ content: "Echo: hello there", seq: 2, finish: "complete", agentId: assistant.agent_id });
+  expect(answer).toMatchObject({
+    content: "Echo: hello there",
+    seq: 2,
+    finish: "complete",
+    agentId: assistant.agent_id,
+  });
   await chat.next("usage", (frame) => frame.type === "usage" && frame.text_messages.used === 1);
   expect(await ledgerOf(user)).toEqual([["committed", 1]]);
 });
@@ -82,7 +94,10 @@ test("two devices see the same conversation; one that comes in the middle gets t
   await late.next("the text so far", (frame) => frame.type === "chunk");
   open();
   await Promise.all([chat.next("the answer", isAnswer), late.next("the answer", isAnswer)]);
-  const textOf = (seen: Chat) => seen.frames.filter((frame) => frame.type === "chunk").reduce((text, chunk) => (expect(chunk.offset).toBe(text.length), text + chunk.content), "");
+  const textOf = (seen: Chat) =>
+    seen.frames
+      .filter((frame) => frame.type === "chunk")
+      .reduce((text, chunk) => (expect(chunk.offset).toBe(text.length), text + chunk.content), "");
   expect([textOf(chat), textOf(late)]).toEqual(["First part, second part.", "First part, second part."]);
   const messages = (seen: Chat) => seen.frames.filter((frame) => frame.type === "message");
   expect(messages(late)).toEqual(messages(chat));
@@ -108,7 +123,11 @@ test("stop keeps what was said and marks it; a queued turn is stopped without ch
 test("80 parallel messages at limit 50: exactly 50 are accepted, ledger and counter agree", async () => {
   const user = await makeUser(reef);
   const { id } = await makeAssistant(user);
-  const answers = await Promise.all(Array.from({ length: 80 }, () => user.call("POST", `/api/assistants/${id}/messages`, { content: "x", client_id: crypto.randomUUID() })));
+  const answers = await Promise.all(
+    Array.from({ length: 80 }, () =>
+      user.call("POST", `/api/assistants/${id}/messages`, { content: "x", client_id: crypto.randomUUID() }),
+    ),
+  );
   expect(answers.filter((answer) => answer.status === 202).length).toBe(50);
   const refused = answers.find((answer) => answer.status === 429)!;
   expect(refused.body).toMatchObject({ code: "RATE_LIMITED", limit: 50, used: 50, upgrade_to: "pro" });
@@ -118,24 +137,52 @@ test("80 parallel messages at limit 50: exactly 50 are accepted, ledger and coun
 
 describe("failures give the message back", () => {
   const cases: [string, FakeAnswer, string][] = [
-    ["rate limit", async function* () { yield { error: "rate_limit" }; }, "assistant_unavailable"],
-    ["refused key", async function* () { yield { error: "auth" }; }, "assistant_unavailable"],
-    ["bad request", async function* () { yield { error: "format" }; }, "turn_failed"],
-    ["silence until the budget", async function* () { yield { hang: true }; }, "turn_failed"],
+    [
+      "rate limit",
+      async function* () {
+        yield { error: "rate_limit" };
+      },
+      "assistant_unavailable",
+    ],
+    [
+      "refused key",
+      async function* () {
+        yield { error: "auth" };
+      },
+      "assistant_unavailable",
+    ],
+    [
+      "bad request",
+      async function* () {
+        yield { error: "format" };
+      },
+      "turn_failed",
+    ],
+    [
+      "silence until the budget",
+      async function* () {
+        yield { hang: true };
+      },
+      "turn_failed",
+    ],
   ];
   for (const [name, answer, code] of cases) {
-    test(name, async () => {
-      const { user, chat } = await talk();
-      reef.gateway.setAnswer(answer);
-      chat.say("hello");
-      const error = await chat.next("an error", (frame) => frame.type === "error");
-      expect(error.code).toBe(code);
-      expect(await chat.next("its row", isAnswer)).toMatchObject({ finish: "error" });
-      expect([await usedBy(user), await ledgerOf(user)]).toEqual([0, [["released", 1]]]);
-      reef.gateway.setAnswer(echo);
-      chat.say("again");
-      await chat.next("an answer", (frame) => isAnswer(frame) && frame.finish === "complete");
-    }, 20_000);
+    test(
+      name,
+      async () => {
+        const { user, chat } = await talk();
+        reef.gateway.setAnswer(answer);
+        chat.say("hello");
+        const error = await chat.next("an error", (frame) => frame.type === "error");
+        expect(error.code).toBe(code);
+        expect(await chat.next("its row", isAnswer)).toMatchObject({ finish: "error" });
+        expect([await usedBy(user), await ledgerOf(user)]).toEqual([0, [["released", 1]]]);
+        reef.gateway.setAnswer(echo);
+        chat.say("again");
+        await chat.next("an answer", (frame) => isAnswer(frame) && frame.finish === "complete");
+      },
+      20_000,
+    );
   }
 });
 
@@ -149,7 +196,10 @@ test("a lost gateway connection in mid-answer: answered once, nothing sent twice
   reef.gateway.dropConnections();
   await until("it is connected again", () => reef.deps.gateway.isReady());
   open();
-  expect(await chat.next("the answer", isAnswer)).toMatchObject({ content: "First part, second part.", finish: "complete" });
+  expect(await chat.next("the answer", isAnswer)).toMatchObject({
+    content: "First part, second part.",
+    finish: "complete",
+  });
   expect(reef.gateway.modelCalls.length).toBe(calls);
   expect((await history(user, assistant.id)).length).toBe(2);
   expect(await ledgerOf(user)).toEqual([["committed", 1]]);
@@ -171,7 +221,9 @@ describe("bad frames", () => {
     ];
     for (const [frame] of bad) chat.send(frame);
     await until("every error came", () => chat.frames.filter((frame) => frame.type === "error").length === bad.length);
-    expect(chat.frames.filter((frame) => frame.type === "error").map((frame) => frame.code)).toEqual(bad.map(([, code]) => code));
+    expect(chat.frames.filter((frame) => frame.type === "error").map((frame) => frame.code)).toEqual(
+      bad.map(([, code]) => code),
+    );
     chat.send({ type: "ping" });
     await chat.next("pong", (frame) => frame.type === "pong");
     expect([(await history(user, assistant.id)).length, await usedBy(user)]).toEqual([0, 0]);
@@ -187,7 +239,8 @@ describe("bad frames", () => {
   test("bad token and somebody else's assistant close with 1008, the eleventh socket with 4429", async () => {
     const { user, assistant } = await talk();
     const stranger = await makeUser(reef);
-    for (const token of ["nonsense", stranger.token]) expect((await openChat(reef, token, assistant.agent_id)).closed?.code).toBe(1008);
+    for (const token of ["nonsense", stranger.token])
+      expect((await openChat(reef, token, assistant.agent_id)).closed?.code).toBe(1008);
     for (let i = 0; i < 9; i++) await openChat(reef, user.token, assistant.agent_id);
     expect((await openChat(reef, user.token, assistant.agent_id)).closed?.code).toBe(4429);
   });

@@ -36,7 +36,15 @@ async function startChild(env: Record<string, string>): Promise<{ url: string; k
     await child.exited;
   };
   closers.push(kill);
-  await until("the child is ready", () => fetch(`${url}/readyz`).then((answer) => answer.ok, () => false), 15_000);
+  await until(
+    "the child is ready",
+    () =>
+      fetch(`${url}/readyz`).then(
+        (answer) => answer.ok,
+        () => false,
+      ),
+    15_000,
+  );
   return { url, kill };
 }
 
@@ -69,12 +77,17 @@ test("the API process is killed in mid-answer: another one takes over, answered,
   closers.push(() => second.stop());
   reef.sql = second.deps.sql;
   const again = await openChat(second, user.token, assistant.agent_id, "&after_seq=0");
-  await until("it is taken over", async () => (await reef.sql`select 1 from turns where user_id = ${user.id} and attempts = 2`).length === 1);
+  await until(
+    "it is taken over",
+    async () => (await reef.sql`select 1 from turns where user_id = ${user.id} and attempts = 2`).length === 1,
+  );
   open();
   await again.next("the answer", isAnswer);
   await expectOnce(user.id, "First part, second part.");
   expect(reef.gateway.modelCalls.length).toBe(1);
-  const text = again.frames.filter((frame) => frame.type === "chunk").reduce((sofar, chunk) => (expect(chunk.offset).toBe(sofar.length), sofar + chunk.content), "");
+  const text = again.frames
+    .filter((frame) => frame.type === "chunk")
+    .reduce((sofar, chunk) => (expect(chunk.offset).toBe(sofar.length), sofar + chunk.content), "");
   expect("First part, second part.".startsWith(text)).toBe(true);
 }, 40_000);
 
@@ -85,13 +98,23 @@ test("the API process is killed right after the ack: the message is answered by 
   const first = await startChild(reef.env);
   const user = await makeUser(first);
   const assistant = await makeAssistant(user);
-  const sent = await call(first.url, "POST", `/api/assistants/${assistant.id}/messages`, { content: "long", client_id: crypto.randomUUID() }, user.token);
+  const sent = await call(
+    first.url,
+    "POST",
+    `/api/assistants/${assistant.id}/messages`,
+    { content: "long", client_id: crypto.randomUUID() },
+    user.token,
+  );
   await first.kill();
   expect(sent.status).toBe(202);
   const second = await startProcess(reef.env);
   closers.push(() => second.stop());
   reef.sql = second.deps.sql;
-  await until("it is answered", async () => (await reef.sql`select 1 from turns where user_id = ${user.id} and status = 'done'`).length === 1, 20_000);
+  await until(
+    "it is answered",
+    async () => (await reef.sql`select 1 from turns where user_id = ${user.id} and status = 'done'`).length === 1,
+    20_000,
+  );
   await expectOnce(user.id, "Echo: long");
 }, 40_000);
 
@@ -113,7 +136,12 @@ test("the gateway is killed in mid-answer and comes back: the turn is sent again
   });
   await chat.next("the answer", isAnswer);
   await expectOnce(user.id, "First part, second part.");
-  expect(chat.frames.filter((frame) => frame.type === "chunk").map((chunk) => chunk.content).join("")).toBe("First part, second part.");
+  expect(
+    chat.frames
+      .filter((frame) => frame.type === "chunk")
+      .map((chunk) => chunk.content)
+      .join(""),
+  ).toBe("First part, second part.");
 }, 40_000);
 
 test("an orderly stop tells the sockets and leaves the turn to the next process", async () => {
@@ -135,6 +163,10 @@ test("an orderly stop tells the sockets and leaves the turn to the next process"
   const second = await startProcess(reef.env);
   closers.push(() => second.stop());
   reef.sql = second.deps.sql;
-  await until("it is answered", async () => (await reef.sql`select 1 from turns where user_id = ${user.id} and status = 'done'`).length === 1, 20_000);
+  await until(
+    "it is answered",
+    async () => (await reef.sql`select 1 from turns where user_id = ${user.id} and status = 'done'`).length === 1,
+    20_000,
+  );
   await expectOnce(user.id, "First part, second part.");
 }, 40_000);

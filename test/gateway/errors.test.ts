@@ -51,18 +51,21 @@ describe("a model that fails", () => {
     ["cut in the middle", "assistant_unavailable", () => [{ text: "Half a" }, { delayMs: 50 }, { cut: true }]],
     ["no text at all", "turn_failed", () => []],
   ];
-  test.each(faults)("%s: error frame, row, quota given back, and the next answer is good", async (name, code, answer) => {
-    const failed = await failOnce(ada, answer);
-    expect(failed.error).toMatchObject({ code, turn_id: failed.message.turn_id });
-    expect(failed.message.finish).toBe("error");
-    expect(failed.message.content).not.toBe("");
-    if (name === "cut in the middle") expect(failed.message.content).toBe("Half a");
-    expect([failed.charged, failed.status]).toEqual([0, "released"]);
-    expect(failed.seen).not.toContain(QUOTE);
-    expect(failed.seen).not.toMatch(/openai|gpt-5|rate.limit|HTTP \d|provider/i);
-    expect(stack.model.running).toBe(0);
-    await expectGoodAnswer(ada);
-  });
+  test.each(faults)(
+    "%s: error frame, row, quota given back, and the next answer is good",
+    async (name, code, answer) => {
+      const failed = await failOnce(ada, answer);
+      expect(failed.error).toMatchObject({ code, turn_id: failed.message.turn_id });
+      expect(failed.message.finish).toBe("error");
+      expect(failed.message.content).not.toBe("");
+      if (name === "cut in the middle") expect(failed.message.content).toBe("Half a");
+      expect([failed.charged, failed.status]).toEqual([0, "released"]);
+      expect(failed.seen).not.toContain(QUOTE);
+      expect(failed.seen).not.toMatch(/openai|gpt-5|rate.limit|HTTP \d|provider/i);
+      expect(stack.model.running).toBe(0);
+      await expectGoodAnswer(ada);
+    },
+  );
 
   // Last: the gateway keeps a refused key of this agent aside for up to a minute.
   test("401: only this assistant is held up, and nothing of the key is told", async () => {

@@ -140,10 +140,11 @@ test("a deleted assistant leaves nothing in the gateway's folder", async () => {
   await stack.stopReef();
   await stack.startReef();
   const phrase = "quizzaciously-4471";
+  const file = "list.txt";
   stack.model.answer = (asked) =>
     asked.messages.at(-1)?.role === "tool"
-      ? [{ text: `I keep ${phrase}.\nMEDIA:./${phrase}.txt` }]
-      : [{ tool: "write", arguments: { path: `${phrase}.txt`, content: phrase } }];
+      ? [{ text: `I keep ${phrase}.\nMEDIA:./${file}` }]
+      : [{ tool: "write", arguments: { path: file, content: phrase } }];
   await ask(bob, `please keep ${phrase}`);
   expect(filesWith(stack.dir, phrase)).not.toEqual([]);
   await request(stack, "DELETE", `/api/assistants/${bob.assistantId}`, bob.token);

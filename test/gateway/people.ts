@@ -8,11 +8,7 @@ import type { Stack } from "./realGateway.ts";
 type MessageFrame = Extract<ServerFrame, { type: "message" }>;
 
 /** Waits until `check` gives something other than null, undefined or false; throws after `withinMs`. */
-export async function until<T>(
-  what: string,
-  check: () => T | Promise<T>,
-  withinMs = 30_000,
-): Promise<NonNullable<T>> {
+export async function until<T>(what: string, check: () => T | Promise<T>, withinMs = 30_000): Promise<NonNullable<T>> {
   const deadline = Date.now() + withinMs;
   for (;;) {
     const found = await check();
@@ -90,7 +86,10 @@ export async function openChat(stack: Stack, person: Person, afterSeq?: number):
   const socket = new WebSocket(url, ["reef.v1", `bearer.${person.token}`]);
   const frames: ServerFrame[] = [];
   socket.onmessage = (event) => void frames.push(JSON.parse(String(event.data)) as ServerFrame);
-  const find = <T extends ServerFrame["type"]>(type: T, wanted: (frame: Extract<ServerFrame, { type: T }>) => boolean) =>
+  const find = <T extends ServerFrame["type"]>(
+    type: T,
+    wanted: (frame: Extract<ServerFrame, { type: T }>) => boolean,
+  ) =>
     frames.find(
       (frame): frame is Extract<ServerFrame, { type: T }> =>
         frame.type === type && wanted(frame as Extract<ServerFrame, { type: T }>),
@@ -100,7 +99,8 @@ export async function openChat(stack: Stack, person: Person, afterSeq?: number):
     async send(text) {
       const clientId = crypto.randomUUID();
       socket.send(JSON.stringify({ type: "message", content: text, client_id: clientId }));
-      return (await until("the message is acknowledged", () => find("ack", (ack) => ack.client_id === clientId))).turn_id;
+      return (await until("the message is acknowledged", () => find("ack", (ack) => ack.client_id === clientId)))
+        .turn_id;
     },
     answerTo: (turnId) =>
       until("the turn is answered", () =>

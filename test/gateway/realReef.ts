@@ -47,7 +47,13 @@ export async function startRealReef(overrides: Record<string, string> = {}): Pro
   };
   const start = async () => {
     await park(env);
-    return startGateway({ dir, port, token: TOKEN, env: { PATH: process.env["PATH"], OPENAI_API_KEY: "planted-provider-key" }, log: () => undefined });
+    return startGateway({
+      dir,
+      port,
+      token: TOKEN,
+      env: { PATH: process.env["PATH"], OPENAI_API_KEY: "planted-provider-key" },
+      log: () => undefined,
+    });
   };
   const [gateway, first] = await Promise.all([start(), startProcess(env)]);
   const reef: RealReef = {
@@ -80,7 +86,11 @@ export async function startRealReef(overrides: Record<string, string> = {}): Pro
 }
 
 async function park(env: Record<string, string>): Promise<void> {
-  const job = Bun.spawn([process.execPath, "--no-env-file", resolve(import.meta.dir, "../../src/jobs/parkAgents.ts")], { env: { ...env }, stdout: "ignore", stderr: "inherit" });
+  const job = Bun.spawn([process.execPath, "--no-env-file", resolve(import.meta.dir, "../../src/jobs/parkAgents.ts")], {
+    env: { ...env },
+    stdout: "ignore",
+    stderr: "inherit",
+  });
   if ((await job.exited) !== 0) throw new Error("parking failed");
 }
 

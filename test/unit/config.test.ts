@@ -1,0 +1,62 @@
+import { expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { renderEnvExample } from "../../scripts/envExample.ts";
+import { ConfigError, loadConfig } from "../../src/config.ts";
+
+const GOOD = {
+  DATABASE_URL: "postgres://u:p@127.0.0.1/x",
+  REDIS_URL: "redis://127.0.0.1",
+  JWT_SECRET: "x".repeat(32),
+  OPENCLAW_GATEWAY_URL: "ws://127.0.0.1:1",
+  OPENCLAW_GATEWAY_TOKEN: "x".repeat(16),
+  OPENCLAW_GATEWAY_DIR: "gateway",
+};
+
+function faultsOf(env: Record<string, string>): string[] {
+  try {
+    loadConfig(env);
+    return [];
+  } catch (error) {
+    return (error as ConfigError).faults;
+  }
+}
+
+test(".env.example says what the schema says", () => {
+  expect(readFileSync(join(import.meta.dir, "../../.env.example"), "utf8")).toBe(renderEnvExample());
+});
+
+test("every fault is named at once, by name, never by value", () => {
+  const faults = faultsOf({
+    ...GOOD,
+    PORT: "seventy",
+    JWT_SECRET: "short-secret",
+    REDIS_URL: "http://hidden-value",
+    DATABASE_URL: "",
+  });
+  expect(faults.map((fault) => fault.split(/[ :]/)[0]!).sort((a, b) => a.localeCompare(b))).toEqual([
+    "DATABASE_URL",
+    "JWT_SECRET",
+    "PORT",
+    "REDIS_URL",
+  ]);
+  for (const value of ["seventy", "short-secret", "hidden-value"]) expect(faults.join()).not.toContain(value);
+});
+
+test("empty is absent; defaults; whether a taken address is told follows the environment's kind", () => {
+  const config = loadConfig({ ...GOOD, PORT: "  ", NODE_ENV: "development" });
+  expect([config.PORT, config.REVEAL_EMAIL_TAKEN]).toEqual([3000, true]);
+  expect(loadConfig(GOOD).REVEAL_EMAIL_TAKEN).toBe(false);
+});
+
+test("a broken configuration ends the process with 78 and a sentence, without a stack trace", async () => {
+  const child = Bun.spawn([process.execPath, "--no-env-file", join(import.meta.dir, "../../src/main.ts")], {
+    env: { PORT: "x" },
+    stderr: "pipe",
+    stdout: "ignore",
+  });
+  const said = await new Response(child.stderr).text();
+  expect(await child.exited).toBe(78);
+  expect(said).toContain("JWT_SECRET is missing");
+  expect(said).not.toContain("    at ");
+});
