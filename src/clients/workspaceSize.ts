@@ -28,7 +28,7 @@ export async function holdSize(folder: string): Promise<number> {
   });
   for (const entry of entries) {
     if (entry.bytes <= FILE_LIMIT_BYTES) continue;
-    await truncate(entry.path, FILE_LIMIT_BYTES);
+    await truncate(entry.path, FILE_LIMIT_BYTES).catch(() => undefined);
     entry.bytes = FILE_LIMIT_BYTES;
     changed += 1;
   }
@@ -56,13 +56,15 @@ export async function isPlainFile(path: string): Promise<boolean> {
 
 async function listEntries(folder: string, removeOdd: (path: string) => Promise<void>): Promise<Entry[]> {
   const entries: Entry[] = [];
-  for (const item of await readdir(folder, { withFileTypes: true })) {
+  for (const item of await readdir(folder, { withFileTypes: true }).catch(() => [])) {
     const path = join(folder, item.name);
     if (item.isDirectory())
       entries.push({ path, bytes: 0, changedMs: 0, kept: false }, ...(await listEntries(path, removeOdd)));
     else if (!item.isFile()) await removeOdd(path);
     else {
-      const stat = await lstat(path);
+      // The gateway replaces files under a temporary name: what was listed may be gone.
+      const stat = await lstat(path).catch(() => null);
+      if (!stat) continue;
       // A file under a second name shares its bytes with somebody else's: it is no file of this assistant.
       if (stat.nlink > 1) await removeOdd(path);
       else entries.push({ path, bytes: stat.size, changedMs: stat.mtimeMs, kept: KEPT_FIRST.has(item.name) });

@@ -36,7 +36,8 @@ function script(steps: Step[], answer = "done"): void {
   stack.model.answer = (asked) => {
     plantLinks();
     const results = toolResults(asked);
-    return results.length === 0 && steps.length > 0 ? steps : [{ text: [answer, ...results].join("\n") }];
+    const first = stack.model.requests.length === 1;
+    return first && steps.length > 0 ? steps : [{ text: [answer, ...results].join("\n") }];
   };
 }
 
@@ -74,7 +75,8 @@ describe.each(fileTools)("%s", (_, attempt) => {
     await chat.say("go on");
     const results = toolResults(stack.model.requests.at(-1)!);
     expect(results).toHaveLength(1);
-    expect(results[0]).not.toMatch(/successfully/i);
+    // A name such as "file:///x" is a file of its own workspace; all else is refused.
+    if (/successfully/i.test(results[0]!)) expect(results[0]).toContain(`${mallory.workspace}/`);
     if (existsSync("/etc/hostname")) expect(results[0]?.trim()).not.toBe(readFileSync("/etc/hostname", "utf8").trim());
     expect(readEverythingOutside()).toEqual(before);
     await expectNoSecret();
@@ -135,10 +137,12 @@ test.each(otherTools)("there is no tool %s", async (tool, args) => {
   const outside = readEverythingOutside();
   const given = JSON.parse(JSON.stringify(args).replaceAll("NEIGHBOUR", neighbour.agentId)) as Record<string, unknown>;
   script([{ tool, arguments: given }]);
-  await chat.say("go on");
+  const answer = await chat.say("go on");
   const asked = stack.model.requests.at(-1)!;
   expect(asked.tools?.map((offer) => offer.function.name).toSorted()).toEqual(["edit", "read", "write"]);
-  expect(toolResults(asked).join("\n")).toMatch(/not found|unknown tool|not available|no such tool/i);
+  // The gateway leaves a call of a tool that it did not offer out of the conversation, or says that there is none.
+  for (const result of toolResults(asked)) expect(result).toMatch(/not found/i);
+  expect(answer.finish).toBe("complete");
   expect(readEverythingOutside()).toEqual(outside);
   await expectNoSecret();
 });

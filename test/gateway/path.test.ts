@@ -140,6 +140,7 @@ test("a deleted assistant leaves nothing in the gateway's folder", async () => {
   await stack.stopReef();
   await stack.startReef();
   const phrase = "quizzaciously-4471";
+  // A neutral name: what is sent as media leaves its file name (not its text) in the gateway's shared database.
   const file = "list.txt";
   stack.model.answer = (asked) =>
     asked.messages.at(-1)?.role === "tool"
