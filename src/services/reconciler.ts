@@ -11,6 +11,8 @@ type ReconcilerDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "
 
 const RESYNC_MS = 60_000;
 const POLL_MS = 150;
+/** A gateway that has not seen a change by then is shown the file again: a file watcher may miss one. */
+const SHOW_AGAIN_MS = 4_000;
 
 /**
  * Makes the gateway match the rows, by level: reads all, renders the whole configuration, compares, writes, waits until
@@ -101,6 +103,7 @@ async function apply(
   const hash = await waitUntilApplied(
     deps,
     new Set([PLACEHOLDER_AGENT, ...agents.map((agent) => agent.agentId)]),
+    wanted,
     signal,
   );
   const hello = deps.gateway.hello();
@@ -128,9 +131,19 @@ function renderFor(deps: ReconcilerDeps, agents: { agentId: string; model: strin
   });
 }
 
-async function waitUntilApplied(deps: ReconcilerDeps, ids: Set<string>, signal: AbortSignal): Promise<string> {
+async function waitUntilApplied(
+  deps: ReconcilerDeps,
+  ids: Set<string>,
+  text: string,
+  signal: AbortSignal,
+): Promise<string> {
   const until = Date.now() + deps.config.GATEWAY_APPLY_TIMEOUT_MS;
+  let showAgainAt = Date.now() + SHOW_AGAIN_MS;
   while (Date.now() < until && !signal.aborted) {
+    if (Date.now() > showAgainAt) {
+      showAgainAt = Date.now() + SHOW_AGAIN_MS;
+      await deps.workspaces.writeConfig(text);
+    }
     const listed = await deps.gateway.listAgents();
     if (listed.length === ids.size && listed.every((id) => ids.has(id))) {
       const status = await deps.gateway.readConfigStatus();

@@ -1,5 +1,6 @@
 import { afterEach, expect, test } from "bun:test";
 import { resolve } from "node:path";
+import { connectDatabase } from "../../src/db/connect.ts";
 import type { FakeAnswer } from "../fakes/gateway.ts";
 import { call, isAnswer, makeAssistant, makeUser, openChat } from "../factories.ts";
 import { startProcess, startTestReef, until, type TestReef } from "../harness.ts";
@@ -170,3 +171,24 @@ test("an orderly stop tells the sockets and leaves the turn to the next process"
   );
   await expectOnce(user.id, "First part, second part.");
 }, 40_000);
+
+test("every database connection is cut in mid-answer: the process lives on, answered, stored and charged once", async () => {
+  reef = await startTestReef();
+  closers.push(() => reef.stop());
+  await reef.stopProcess();
+  const child = await startChild(reef.env);
+  const user = await makeUser(child);
+  const assistant = await makeAssistant(user);
+  const chat = await openChat(child, user.token, assistant.agent_id);
+  const { answer, open } = gate();
+  reef.gateway.setAnswer(answer);
+  chat.say("long");
+  await chat.next("the first part", (frame) => frame.type === "chunk");
+  reef.sql = connectDatabase(reef.env["DATABASE_URL"]!, { max: 1, name: "cutter" });
+  closers.push(() => reef.sql.end());
+  await reef.sql`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()`;
+  open();
+  await chat.next("the answer", isAnswer);
+  await expectOnce(user.id, "First part, second part.");
+  expect((await fetch(`${child.url}/livez`)).ok).toBe(true);
+}, 30_000);
