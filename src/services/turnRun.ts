@@ -59,8 +59,9 @@ export function startTurnRun(deps: RunDeps, hub: ChatHub, turn: ClaimedTurn, onE
   };
   const afterFailedSend = async (error: unknown) => {
     if (!(error instanceof GatewayError)) {
-      log.error({ err: error }, "turn could not be sent");
-      return void end(async () => failure("assistant_unavailable"));
+      // A disk or an answer that makes no sense may do so only for a moment; the budget bounds it.
+      log.error({ err: error }, "turn could not be sent; trying again");
+      return retryLater();
     }
     // No connection, or an answer lost with it: `reconnected` tries again, and the budgets bound it.
     if (error.kind !== "refused") {
