@@ -156,12 +156,16 @@ export async function requestStop(
   return rows;
 }
 
-/** Ends a turn; false when it had ended before: then nothing else of the finish may happen. */
+/**
+ * Ends a turn; false when it had ended before, or when its lease is another process's: then nothing else of the finish
+ * may happen. `owner`: who runs it; null ends one that is still queued.
+ */
 export async function endTurn(
   sql: Queryable,
   input: {
     id: string;
     userId: string;
+    owner: string | null;
     status: "done" | "failed" | "stopped";
     errorCode: string | null;
     inputTokens: number | null;
@@ -172,7 +176,9 @@ export async function endTurn(
   const result = await sql`
     update turns set status = ${input.status}, error_code = ${input.errorCode}, finished_at = now(), lease_until = null,
       input_tokens = ${input.inputTokens}, output_tokens = ${input.outputTokens}, cost_micro_usd = ${input.costMicroUsd}
-    where id = ${input.id} and user_id = ${input.userId} and status in ('queued', 'dispatched', 'streaming')`;
+    where id = ${input.id} and user_id = ${input.userId} and (
+      (${input.owner}::uuid is null and status = 'queued')
+      or (lease_owner = ${input.owner} and status in ('dispatched', 'streaming')))`;
   return result.count === 1;
 }
 

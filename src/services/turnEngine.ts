@@ -43,7 +43,7 @@ export function startTurnEngine(deps: EngineDeps, hub: ChatHub) {
       const outcome = turn.stopRequested
         ? ({ status: "stopped", text: "", usage: null } as const)
         : ({ status: "failed", text: "", code: "assistant_unavailable" } as const);
-      const message = await finishTurn(deps, turn, outcome);
+      const message = await finishTurn(deps, turn, null, outcome);
       if (message) hub.messageStored(turn.assistantId, message.seq, message);
     }
   };

@@ -1,6 +1,6 @@
 import type { RunEvent } from "../clients/gatewayFrames.ts";
 import { GatewayError } from "../clients/gatewayConnection.ts";
-import { markStreaming, requeueTurn, type ClaimedTurn } from "../db/turns.ts";
+import { markStreaming, renewLeases, requeueTurn, type ClaimedTurn } from "../db/turns.ts";
 import type { Deps } from "../deps.ts";
 import { sleep } from "../lib/retry.ts";
 import { addEvent, emptyAnswer, restartAnswer, textOf } from "./answerText.ts";
@@ -99,14 +99,22 @@ export function startTurnRun(deps: RunDeps, hub: ChatHub, turn: ClaimedTurn, onE
     const text = textOf(answer);
     return complete && text !== "" ? { status: "done", text, usage: null } : failure("turn_failed");
   };
-  const giveUp = async (budget: string): Promise<Outcome> => {
+  const giveUp = async (budget: string): Promise<Outcome | null> => {
     log.warn({ budget, retry_reason: retryReason }, "turn ran out of its budget");
+    if (!(await holdsLease())) return null;
     await abortForSure();
     return failure(retryReason === null ? "turn_failed" : "assistant_unavailable");
   };
-  const stopOutcome = async (): Promise<Outcome> => {
+  const stopOutcome = async (): Promise<Outcome | null> => {
+    if (!(await holdsLease())) return null;
     await abortForSure();
     return { status: "stopped", text: textOf(answer), usage: null };
+  };
+  // A process that stood still may have been replaced: it must not abort what another one follows by now.
+  const holdsLease = async (): Promise<boolean> => {
+    const lease = { owner: deps.processId, ids: [turn.id], leaseMs: deps.config.TURN_LEASE_MS };
+    const held = await untilStored("lease could not be read", async () => (await renewLeases(deps.sql, lease)).length);
+    return held === 1;
   };
   // The next turn may start only when this run is over, or the gateway would steer that one into this.
   const abortForSure = async () => {
@@ -119,34 +127,38 @@ export function startTurnRun(deps: RunDeps, hub: ChatHub, turn: ClaimedTurn, onE
       }
     }
   };
-  /** Settles the turn: finds the outcome, stores it (trying until Postgres has it), then tells everybody. */
-  const end = async (decide: () => Promise<Outcome>) => {
+  /** Asks Postgres until it answers; null when the turn was dropped meanwhile. */
+  const untilStored = async <T>(what: string, ask: () => Promise<T>): Promise<T | null> => {
+    for (let tries = 0; !dropped.signal.aborted; tries++) {
+      try {
+        return await ask();
+      } catch (err) {
+        if (tries % 10 === 0) log.warn({ err }, `${what}; trying again`);
+        await sleep(Math.min(2000, 100 * 2 ** tries), dropped.signal);
+      }
+    }
+    return null;
+  };
+  /** Settles the turn: finds the outcome, stores it, then tells everybody. Null: it is another process's by now. */
+  const end = async (decide: () => Promise<Outcome | null>) => {
     if (ending || dropped.signal.aborted) return;
     ending = true;
     clearTimeout(total);
     clearTimeout(between);
     const outcome = await decide();
-    for (let tries = 0; !dropped.signal.aborted; tries++) {
-      try {
-        const message = await finishTurn(deps, turn, outcome);
-        if (message) hub.messageStored(turn.assistantId, message.seq, message);
-        if (message) await announceEnd(outcome);
-        break;
-      } catch (err) {
-        if (tries % 10 === 0) log.warn({ err }, "turn could not be stored yet; trying again");
-        await sleep(Math.min(2000, 100 * 2 ** tries), dropped.signal);
-      }
-    }
-    log.info(
-      {
-        status: outcome.status,
-        code: outcome.status === "failed" ? outcome.code : undefined,
-        characters: outcome.text.length,
-      },
-      "turn ended",
-    );
-    await deps.workspaces.guard({ agentId: turn.agentId, displayName: turn.displayName }).catch(() => 0);
+    if (outcome) await settle(outcome);
     leave();
+  };
+  const settle = async (outcome: Outcome) => {
+    const message = await untilStored("turn could not be stored yet", () =>
+      finishTurn(deps, turn, deps.processId, outcome),
+    );
+    if (!message) return log.info("turn had ended before, or elsewhere");
+    hub.messageStored(turn.assistantId, message.seq, message);
+    await announceEnd(outcome);
+    const code = outcome.status === "failed" ? outcome.code : undefined;
+    log.info({ status: outcome.status, code, characters: outcome.text.length }, "turn ended");
+    await deps.workspaces.guard({ agentId: turn.agentId, displayName: turn.displayName }).catch(() => 0);
   };
   const announceEnd = async (outcome: Outcome) => {
     if (outcome.status === "failed") {
