@@ -50,10 +50,11 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
     else if (notice.kind === "message") {
       const [assistantId = "", seq = "0"] = notice.id.split(":");
       hub.messageStored(assistantId, Number(seq));
+    } else if (notice.kind === "gateway") {
+      if (notice.id === config.GATEWAY_ID) reconciler.wake();
     } else {
       hub.assistantChanged(notice.id);
       engine.wake();
-      reconciler.wake();
     }
   };
   // What was sent while nobody listened is lost: read everything.

@@ -7,6 +7,7 @@ import { holdSize, isPlainFile } from "./workspaceSize.ts";
 const TEMPLATES = join(import.meta.dir, "../../templates/workspace");
 /** Written once, then the assistant's own. */
 const OWN_FILES = ["USER.md", "MEMORY.md", "IDENTITY.md"] as const;
+const DRAFT_PREFIX = "openclaw.json.draft-";
 /** Ours: rendered from the person's settings, put back when the assistant changes them. */
 const LOCKED_FILES = ["SOUL.md", "AGENTS.md"] as const;
 
@@ -56,9 +57,13 @@ export function createWorkspaces(dir: string, log: Log) {
       return readFile(configPath, "utf8").catch(nullWhenMissing);
     },
 
-    /** Replaces the configuration file in one step: a crash leaves the old one or the new one, never half of it. */
+    /**
+     * Replaces the configuration file in one step: a crash leaves the old one or the new one, never half of it. One
+     * writer at a time, so drafts that are found are a crash's.
+     */
     async writeConfig(text: string): Promise<void> {
       await mkdir(dir, { recursive: true, mode: 0o700 });
+      await removeByPrefix(dir, DRAFT_PREFIX);
       await writeAtomically(configPath, text);
     },
 
@@ -66,6 +71,7 @@ export function createWorkspaces(dir: string, log: Log) {
     async purge(agentId: string): Promise<void> {
       for (const path of [workspaceOf(agentId), stateOf(agentId), parkedOf(agentId)])
         await rm(path, { recursive: true, force: true });
+      await removeByPrefix(join(dir, "workspaces"), `${agentId}.`);
       await this.clearLeftovers();
     },
 
@@ -73,8 +79,7 @@ export function createWorkspaces(dir: string, log: Log) {
     async clearLeftovers(): Promise<void> {
       await emptyFolder(join(dir, "home", ".Trash"));
       for (const box of ["inbound", "outbound", "outgoing"]) await emptyFolder(join(dir, "state", "media", box));
-      const backups = (await listFolder(dir)).filter((name) => name.startsWith("openclaw.json.bak"));
-      for (const name of backups) await rm(join(dir, name), { force: true });
+      await removeByPrefix(dir, "openclaw.json.bak");
     },
 
     /**
@@ -82,19 +87,23 @@ export function createWorkspaces(dir: string, log: Log) {
      * itself what it was answering when it died (we send such a turn again). Only while the gateway does not run.
      */
     async parkAll(): Promise<number> {
-      const names = await listFolder(join(dir, "state", "agents"));
+      const ids = (await listFolder(join(dir, "state", "agents"))).filter((name) => AGENT_ID.test(name));
       await mkdir(join(dir, "parked"), { recursive: true, mode: 0o700 });
-      for (const id of names) {
-        if (!(await exists(parkedOf(id)))) await rename(stateOf(id), parkedOf(id));
+      for (const id of ids) {
+        // Never by our own hand; which of the two is the conversation only an operator can tell.
+        if (await exists(parkedOf(id))) log.error({ agent_id: id }, "an agent has its state twice, also parked");
+        else await rename(stateOf(id), parkedOf(id));
       }
-      return names.length;
+      return ids.length;
     },
   };
 }
 
+const AGENT_ID = /^[a-z0-9][a-z0-9_-]{0,63}$/;
+
 // An id becomes a folder name; what is not one of our ids must never reach a path.
 function checkId(agentId: string): string {
-  if (!/^[a-z0-9][a-z0-9_-]{0,63}$/.test(agentId)) throw new Error("not an agent id");
+  if (!AGENT_ID.test(agentId)) throw new Error("not an agent id");
   return agentId;
 }
 
@@ -116,9 +125,10 @@ async function restoreLockedFiles(folder: string, settings: AgentSettings): Prom
   for (const name of LOCKED_FILES) {
     const path = join(folder, name);
     const wanted = await renderTemplate(name, settings);
-    const found = (await isPlainFile(path)) ? await readFile(path, "utf8") : null;
-    if (found === wanted) continue;
-    await rm(path, { recursive: true, force: true });
+    const plain = await isPlainFile(path);
+    if (plain && (await readFile(path, "utf8")) === wanted) continue;
+    // A file is replaced in one step; anything else has to go first.
+    if (!plain) await rm(path, { recursive: true, force: true });
     await writeAtomically(path, wanted);
     restored += 1;
   }
@@ -132,7 +142,7 @@ async function renderTemplate(name: string, settings: AgentSettings): Promise<st
 }
 
 async function writeAtomically(path: string, text: string): Promise<void> {
-  const draft = `${path}.${newId()}.tmp`;
+  const draft = `${path}.draft-${newId()}`;
   try {
     const file = await open(draft, "w", 0o600);
     try {
@@ -146,6 +156,11 @@ async function writeAtomically(path: string, text: string): Promise<void> {
     await rm(draft, { force: true }).catch(() => undefined);
     throw error;
   }
+}
+
+async function removeByPrefix(folder: string, prefix: string): Promise<void> {
+  const names = (await listFolder(folder)).filter((name) => name.startsWith(prefix));
+  for (const name of names) await rm(join(folder, name), { recursive: true, force: true });
 }
 
 async function emptyFolder(folder: string): Promise<void> {

@@ -46,7 +46,7 @@ export async function createAssistant(
     where (select count(*) from assistants where user_id = ${input.userId} and status <> 'deleted') < ${input.limit}
     returning ${columns(sql)}`;
   if (!row) return null;
-  await notify(sql, "assistant", row.id);
+  await notify(sql, "gateway", row.gatewayId);
   return row;
 }
 
@@ -109,15 +109,16 @@ export async function setAssistantStatus(
     await notify(sql, "stop", row.id);
   }
   await notify(sql, "assistant", row.id);
+  await notify(sql, "gateway", row.gatewayId);
   return row;
 }
 
 /** Somebody looks at this assistant or writes to it: it is wanted awake. Wakes the reconciler only when it sleeps. */
 export async function touchAssistant(sql: Queryable, key: { userId: string; id: string }): Promise<void> {
-  const [row] = await sql<{ state: AssistantState }[]>`
+  const [row] = await sql<{ state: AssistantState; gatewayId: string }[]>`
     update assistants set last_used_at = now()
-    where id = ${key.id} and user_id = ${key.userId} and status = 'active' returning state`;
-  if (row && row.state !== "awake") await notify(sql, "assistant", key.id);
+    where id = ${key.id} and user_id = ${key.userId} and status = 'active' returning state, gateway_id`;
+  if (row && row.state !== "awake") await notify(sql, "gateway", row.gatewayId);
 }
 
 /** How far conversations have come: to find those of which something was missed. Ids, numbers and states only. */

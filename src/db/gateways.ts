@@ -15,6 +15,21 @@ export async function findPlacement(sql: Queryable): Promise<string | null> {
   return row?.id ?? null;
 }
 
+/** What Reef wrote into the gateway's configuration last, and which process of the gateway it was for. */
+export async function findWrittenConfig(
+  sql: Queryable,
+  id: string,
+): Promise<{ writtenHash: string | null; bootId: string | null }> {
+  const [row] = await sql<{ writtenHash: string | null; bootId: string | null }[]>`
+    select written_hash, boot_id from gateways where id = ${id}`;
+  return row ?? { writtenHash: null, bootId: null };
+}
+
+/** Records a configuration before it is written. */
+export async function recordWrittenConfig(sql: Queryable, id: string, writtenHash: string): Promise<void> {
+  await sql`update gateways set written_hash = ${writtenHash} where id = ${id}`;
+}
+
 /** What the reconciler saw: which process of the gateway runs, and which configuration it has applied. */
 export async function recordGateway(
   sql: Queryable,

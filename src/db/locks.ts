@@ -26,7 +26,7 @@ export async function withAdvisoryLock<T>(
   let working: Promise<T> | undefined;
   let pinging: ReturnType<typeof setInterval> | undefined;
   try {
-    return await sql.begin(async (tx) => {
+    const outcome = await sql.begin(async (tx) => {
       const [row] = await tx<
         { locked: boolean }[]
       >`select pg_try_advisory_xact_lock(hashtext('reef'), hashtext(${name})) as locked,
@@ -37,6 +37,7 @@ export async function withAdvisoryLock<T>(
       working = work({ signal: lost.signal, requireHeld: ping });
       return await working;
     });
+    return outcome as T | null;
   } catch (error) {
     lost.abort();
     // The transaction ends at once when its connection does; what it was held for must end too.

@@ -5,11 +5,12 @@ const CHANNEL = "reef";
 
 /**
  * What a notification is about. It carries ids only and is only a hint: whoever hears it reads the rows.
- * `turn`: the queue of a gateway changed. `assistant`: its state, settings or status changed. `message`: a row was
- * added to its conversation. `stop`: somebody asked to stop a turn. `session`: a session was revoked.
+ * `turn`: the queue of a gateway changed. `assistant`: its state, settings or status changed. `gateway`: who is to be
+ * awake there may have changed. `message`: a row was added to a conversation. `stop`: somebody asked to stop a turn.
+ * `session`: a session was revoked.
  */
 const noticeSchema = z.object({
-  kind: z.enum(["turn", "assistant", "message", "stop", "session"]),
+  kind: z.enum(["turn", "assistant", "gateway", "message", "stop", "session"]),
   id: z.string(),
 });
 export type Notice = z.infer<typeof noticeSchema>;

@@ -57,23 +57,39 @@ export async function findTurn(sql: Queryable, key: { userId: string; id: string
   return row ?? null;
 }
 
+/** Whether a sleeping assistant of the gateway has a message that waits. */
+export async function hasWaitingSleeper(sql: Queryable, gatewayId: string): Promise<boolean> {
+  const [row] = await sql<{ waits: boolean }[]>`
+    select exists (
+      select 1 from turns t join assistants a on a.id = t.assistant_id and a.status = 'active' and a.state <> 'awake'
+      where t.gateway_id = ${gatewayId} and t.status = 'queued') as waits`;
+  return row!.waits;
+}
+
 /**
  * Claims queued turns: the oldest of each awake, active assistant that has none running, as many as the gateway has
- * places, fewest running turns of a user first. Call it in a transaction, after `lockGatewayQueue`.
+ * places, fewest running turns of a user first. When the working set is full, no message goes before the older one of a
+ * sleeper: a long backlog would keep its place for ever. Call it in a transaction, after `lockGatewayQueue`.
  */
 export async function claimTurns(
   sql: Queryable,
-  input: { gatewayId: string; owner: string; leaseMs: number; maxRuns: number },
+  input: { gatewayId: string; owner: string; leaseMs: number; maxRuns: number; workingSet: number },
 ): Promise<ClaimedTurn[]> {
   return sql<ClaimedTurn[]>`
     with running as (
       select user_id, count(*) as n from turns
       where gateway_id = ${input.gatewayId} and status in ('dispatched', 'streaming') group by user_id
+    ), sleepers as (
+      select min(q.queued_at) as since from turns q
+      join assistants a on a.id = q.assistant_id and a.status = 'active' and a.state = 'asleep'
+      where q.gateway_id = ${input.gatewayId} and q.status = 'queued' and not q.stop_requested
+        and (select count(*) from assistants s where s.gateway_id = ${input.gatewayId} and s.state in ('waking', 'awake')) >= ${input.workingSet}::int
     ), heads as (
       select distinct on (q.assistant_id) q.id, q.user_id, q.queued_at
       from turns q join assistants a on a.id = q.assistant_id
       where q.gateway_id = ${input.gatewayId} and q.status = 'queued' and not q.stop_requested
         and a.state = 'awake' and a.status = 'active'
+        and q.queued_at <= coalesce((select since from sleepers), q.queued_at)
         and not exists (select 1 from turns r where r.assistant_id = q.assistant_id and r.status in ('dispatched', 'streaming'))
       order by q.assistant_id, q.seq
     ), chosen as (
@@ -127,7 +143,7 @@ export async function markStreaming(sql: Queryable, input: { id: string; owner: 
 /** Gives a claimed turn back to the queue: its assistant turned out not to be ready. Call it in a transaction. */
 export async function requeueTurn(
   sql: Queryable,
-  input: { id: string; owner: string; assistantId: string },
+  input: { id: string; owner: string; assistantId: string; gatewayId: string },
 ): Promise<void> {
   const result = await sql`
     update turns set status = 'queued', lease_owner = null, lease_until = null
@@ -135,6 +151,7 @@ export async function requeueTurn(
   if (result.count === 0) return;
   await sql`update assistants set state = 'waking' where id = ${input.assistantId} and state = 'awake'`;
   await notify(sql, "assistant", input.assistantId);
+  await notify(sql, "gateway", input.gatewayId);
 }
 
 /** Queued turns that will not run: somebody stopped them, or they waited longer than `waitMs`. */

@@ -13,16 +13,20 @@ export interface Placed {
   generation: number;
 }
 
+/** A wake-up that failed is tried again after this. */
+const FAILED_SECONDS = 10;
+
 /**
  * The assistants that are to be awake: those with a running turn, then those whose messages wait longest, then the most
- * recently used, as many as the gateway's working set holds.
+ * recently used, as many as the gateway's working set holds. Whoever still runs though it may not (just paused, say) has
+ * its place until the run has ended.
  */
 async function listWanted(
   sql: Queryable,
   input: { gatewayId: string; workingSet: number; idleMs: number },
-): Promise<Placed[]> {
-  return sql<Placed[]>`
-    select a.id, a.agent_id, a.display_name, a.model, a.state, a.generation
+): Promise<string[]> {
+  const rows = await sql<{ id: string }[]>`
+    select a.id
     from assistants a join users u on u.id = a.user_id and u.status = 'active'
     left join lateral (
       select bool_or(t.status <> 'queued') as running, min(t.queued_at) as waiting_since
@@ -30,7 +34,11 @@ async function listWanted(
     where a.gateway_id = ${input.gatewayId} and a.status = 'active'
       and (q.waiting_since is not null or a.last_used_at > now() - make_interval(secs => ${input.idleMs / 1000}))
     order by coalesce(q.running, false) desc, q.waiting_since nulls last, a.last_used_at desc
-    limit ${input.workingSet}`;
+    limit greatest(0, ${input.workingSet}::int - (
+      select count(*) from turns t join assistants o on o.id = t.assistant_id join users u on u.id = o.user_id
+      where t.gateway_id = ${input.gatewayId} and t.status in ('dispatched', 'streaming')
+        and (o.status <> 'active' or u.status <> 'active')))`;
+  return rows.map((row) => row.id);
 }
 
 /**
@@ -42,11 +50,12 @@ export async function decideWorkingSet(
   input: { gatewayId: string; workingSet: number; idleMs: number },
 ): Promise<Placed[]> {
   await lockGatewayQueue(sql, input.gatewayId);
-  const wanted = (await listWanted(sql, input)).map((assistant) => assistant.id);
+  const wanted = await listWanted(sql, input);
   const changed = await sql<{ id: string }[]>`
     update assistants a set state = case when a.id = any(${wanted}::uuid[]) then 'waking' else 'asleep' end, state_reason = null
     where a.gateway_id = ${input.gatewayId} and (
-      (a.id = any(${wanted}::uuid[]) and a.state in ('asleep', 'failed'))
+      (a.id = any(${wanted}::uuid[]) and (a.state = 'asleep'
+        or (a.state = 'failed' and a.failed_at < now() - make_interval(secs => ${FAILED_SECONDS}))))
       or (a.id <> all(${wanted}::uuid[]) and a.state <> 'asleep'
         and not exists (select 1 from turns t where t.assistant_id = a.id and t.status in ('dispatched', 'streaming'))))
     returning a.id`;
@@ -66,22 +75,34 @@ export async function markAwake(sql: Queryable, assistants: Placed[]): Promise<v
   }
 }
 
-/** It could not be woken; the next resync tries again while somebody wants it. */
+/** It could not be woken; tried again after a pause while somebody wants it. */
 export async function markFailed(sql: Queryable, id: string, reason: string): Promise<void> {
   const result = await sql`
-    update assistants set state = 'failed', state_reason = ${reason} where id = ${id} and (state <> 'failed' or state_reason is distinct from ${reason})`;
+    update assistants set state = 'failed', state_reason = ${reason}, failed_at = now()
+    where id = ${id} and state in ('waking', 'awake')`;
   if (result.count > 0) await notify(sql, "assistant", id);
 }
 
-/** Deleted assistants whose purge has not ended. */
+/**
+ * Deleted assistants whose purge has not ended. Only those that the working set has let go of: one that still answers
+ * is configured as a living one, and the id of a purged agent must not be configured once more (the gateway fails).
+ */
 export async function listPurges(
   sql: Queryable,
   gatewayId: string,
-): Promise<{ id: string; agentId: string; userId: string; purgeStep: "stopping" | "erasing"; running: boolean }[]> {
+): Promise<{ id: string; agentId: string; userId: string; purgeStep: "stopping" | "erasing" }[]> {
   return sql`
-    select a.id, a.agent_id, a.user_id, a.purge_step,
-      exists (select 1 from turns t where t.assistant_id = a.id and t.status in ('queued', 'dispatched', 'streaming')) as running
-    from assistants a where a.gateway_id = ${gatewayId} and a.purge_step in ('stopping', 'erasing') limit 20`;
+    select id, agent_id, user_id, purge_step from assistants a
+    where gateway_id = ${gatewayId} and purge_step in ('stopping', 'erasing') and state = 'asleep'
+      and not exists (select 1 from turns t where t.assistant_id = a.id and t.status in ('queued', 'dispatched', 'streaming'))
+    order by updated_at limit 20`;
+}
+
+/** Turns of which Redis may still keep the text. */
+export async function listRecentTurns(sql: Queryable, key: { id: string; userId: string }): Promise<string[]> {
+  const rows = await sql<{ id: string }[]>`
+    select id from turns where assistant_id = ${key.id} and user_id = ${key.userId} and queued_at > now() - interval '1 day'`;
+  return rows.map((row) => row.id);
 }
 
 export async function setPurgeStep(

@@ -4,7 +4,7 @@ import { lockConversation, nextSeq } from "../db/conversation.ts";
 import { findMessageByClientId, insertMessage, listMessages, type Message } from "../db/messages.ts";
 import { notify } from "../db/notify.ts";
 import { findUpgrade } from "../db/plans.ts";
-import { endTurn, findTurn, insertTurn, requestStop, type Turn } from "../db/turns.ts";
+import { endTurn, findTurn, hasWaitingSleeper, insertTurn, requestStop, type Turn } from "../db/turns.ts";
 import { reserveTextMessage, settleReservation } from "../db/usage.ts";
 import type { Deps } from "../deps.ts";
 import { AppError, ERRORS, type ErrorCode } from "../lib/errors.ts";
@@ -60,7 +60,7 @@ export async function acceptMessage(
       finish: "complete",
     });
     await notify(sql, "message", `${input.assistantId}:${seq}`);
-    if (conversation.state !== "awake") await notify(sql, "assistant", input.assistantId);
+    if (conversation.state !== "awake") await notify(sql, "gateway", conversation.gatewayId);
     return { message, turn, repeated: false, usage: { used: usage.used, limit: usage.limit } };
   });
   return outcome;
@@ -140,6 +140,9 @@ export async function finishTurn(
     });
     await notify(sql, "message", `${turn.assistantId}:${seq}`);
     await notify(sql, "turn", turn.gatewayId);
+    // Somebody may be waiting for this one to end: a sleeper for its place, or its own deletion.
+    if (conversation.status !== "active" || (await hasWaitingSleeper(sql, turn.gatewayId)))
+      await notify(sql, "gateway", turn.gatewayId);
     return message;
   });
 }

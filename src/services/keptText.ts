@@ -12,11 +12,14 @@ export interface KeptText {
   close(): void;
 }
 
+export function textKeyOf(turnId: string): string {
+  return `turn:${turnId}:text`;
+}
+
 export function createKeptText(deps: Pick<Deps, "redis">): KeptText {
   const pending = new Map<string, { text: string | null; timer: ReturnType<typeof setTimeout> }>();
-  const keyOf = (turnId: string) => `turn:${turnId}:text`;
   const write = (turnId: string, text: string) => {
-    deps.redis.set(keyOf(turnId), text, "EX", LIFE_SECONDS).catch(() => null);
+    deps.redis.set(textKeyOf(turnId), text, "EX", LIFE_SECONDS).catch(() => null);
     pending.set(turnId, { text: null, timer: setTimeout(() => writeAgain(turnId), WRITE_MS) });
   };
   const writeAgain = (turnId: string) => {
@@ -30,11 +33,11 @@ export function createKeptText(deps: Pick<Deps, "redis">): KeptText {
       if (waiting) waiting.text = text;
       else write(turnId, text);
     },
-    read: (turnId) => deps.redis.get(keyOf(turnId)).catch(() => null),
+    read: (turnId) => deps.redis.get(textKeyOf(turnId)).catch(() => null),
     close() {
       for (const [turnId, { text, timer }] of pending) {
         clearTimeout(timer);
-        if (text !== null) deps.redis.set(keyOf(turnId), text, "EX", LIFE_SECONDS).catch(() => null);
+        if (text !== null) deps.redis.set(textKeyOf(turnId), text, "EX", LIFE_SECONDS).catch(() => null);
       }
       pending.clear();
     },

@@ -1,18 +1,25 @@
-import { recordGateway } from "../db/gateways.ts";
+import { createHash } from "node:crypto";
+import { findWrittenConfig, recordGateway, recordWrittenConfig } from "../db/gateways.ts";
 import { withAdvisoryLock } from "../db/locks.ts";
 import { decideWorkingSet, markAwake, markFailed, type Placed } from "../db/workingSet.ts";
 import type { Deps } from "../deps.ts";
 import { startLoop, type Loop } from "../lib/loop.ts";
 import { sleep } from "../lib/retry.ts";
 import { PLACEHOLDER_AGENT, renderGatewayConfig, type ConfiguredAgent } from "./gatewayConfig.ts";
-import { deleteAgents, eraseAgents, listAgentsToDelete } from "./purge.ts";
+import { deleteAgents, eraseAgents, listDoomedAgents } from "./purge.ts";
 
 type ReconcilerDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "redis">;
 
 const RESYNC_MS = 60_000;
 const POLL_MS = 150;
 /** A gateway that has not seen a change by then is shown the file again: a file watcher may miss one. */
-const SHOW_AGAIN_MS = 4_000;
+const SHOW_AGAIN_MS = 2_000;
+
+/** One pass at work: it may go on only while it has the lock and the process is not stopping. */
+interface Pass {
+  signal: AbortSignal;
+  requireHeld(): Promise<void>;
+}
 
 /**
  * Makes the gateway match the rows, by level: reads all, renders the whole configuration, compares, writes, waits until
@@ -20,7 +27,6 @@ const SHOW_AGAIN_MS = 4_000;
  * down its files belong to the step that runs before its start (jobs/parkAgents.ts).
  */
 export function startReconciler(deps: ReconcilerDeps): Loop {
-  let lastWritten: string | null = null;
   const loop = startLoop({
     name: "reconciler",
     debounceMs: deps.config.GATEWAY_RELOAD_DEBOUNCE_MS,
@@ -30,8 +36,8 @@ export function startReconciler(deps: ReconcilerDeps): Loop {
     log: deps.log,
     run: async (signal) => {
       if (!deps.gateway.isReady()) return;
-      const ran = await withAdvisoryLock(deps.sql, `reconciler:${deps.config.GATEWAY_ID}`, async () => {
-        lastWritten = await reconcileOnce(deps, lastWritten, signal);
+      const ran = await withAdvisoryLock(deps.sql, `reconciler:${deps.config.GATEWAY_ID}`, async (lock) => {
+        await reconcileOnce(deps, { ...lock, signal: AbortSignal.any([signal, lock.signal]) });
         return true;
       });
       // Another process works at it; look again soon, in case it began before what we were woken for.
@@ -42,12 +48,7 @@ export function startReconciler(deps: ReconcilerDeps): Loop {
   return loop;
 }
 
-/** One pass. Returns the configuration as it now stands on disk, to tell drift from our own changes the next time. */
-export async function reconcileOnce(
-  deps: ReconcilerDeps,
-  lastWritten: string | null,
-  signal: AbortSignal,
-): Promise<string> {
+async function reconcileOnce(deps: ReconcilerDeps, pass: Pass): Promise<void> {
   const { config } = deps;
   const placed = await deps.sql.begin((sql) =>
     decideWorkingSet(sql, {
@@ -57,16 +58,20 @@ export async function reconcileOnce(
     }),
   );
   const prepared = await prepareAll(deps, placed);
-  const doomed = await listAgentsToDelete(deps);
-  let text = await apply(deps, [...prepared, ...doomed], lastWritten, signal);
+  const doomed = await listDoomedAgents(deps, config.GATEWAY_WORKING_SET - prepared.length);
+  await apply(deps, [...prepared, ...doomed], pass);
   await markAwake(deps.sql, prepared);
-  if (await deleteAgents(deps, new Set(doomed.map((agent) => agent.agentId)))) {
-    // `agents.delete` has rewritten the file; ours, without the ids, goes back over it.
-    text = await apply(deps, prepared, null, signal);
+  if (doomed.length > 0) {
+    await pass.requireHeld();
+    await deleteAgents(deps, doomed);
+    // `agents.delete` has rewritten the file, which is no drift; ours, without the ids, goes back over it.
+    await recordWrittenConfig(deps.sql, config.GATEWAY_ID, hashOf((await deps.workspaces.readConfig()) ?? ""));
+    await apply(deps, prepared, pass);
   }
-  await eraseAgents(deps, new Set(prepared.map((agent) => agent.agentId)));
-  await deps.workspaces.clearLeftovers();
-  return text;
+  await eraseAgents(deps);
+  await deps.workspaces
+    .clearLeftovers()
+    .catch((err: unknown) => deps.log.error({ err }, "the gateway's leftovers could not be erased; trying again"));
 }
 
 async function prepareAll(deps: ReconcilerDeps, placed: Placed[]): Promise<Placed[]> {
@@ -74,7 +79,8 @@ async function prepareAll(deps: ReconcilerDeps, placed: Placed[]): Promise<Place
   for (const assistant of placed) {
     try {
       await deps.workspaces.prepare(assistant);
-      await deps.workspaces.guard(assistant);
+      // Those that are awake are guarded before and after each turn.
+      if (assistant.state === "waking") await deps.workspaces.guard(assistant);
       prepared.push(assistant);
     } catch (err) {
       const full = (err as NodeJS.ErrnoException).code === "ENOSPC";
@@ -89,32 +95,39 @@ async function prepareAll(deps: ReconcilerDeps, placed: Placed[]): Promise<Place
 }
 
 /** Writes the configuration if it differs and waits until the gateway lives by it. Throws when it does not in time. */
-async function apply(
-  deps: ReconcilerDeps,
-  agents: { agentId: string; model: string }[],
-  lastWritten: string | null,
-  signal: AbortSignal,
-): Promise<string> {
+async function apply(deps: ReconcilerDeps, agents: { agentId: string; model: string }[], pass: Pass): Promise<void> {
+  const { config, gateway } = deps;
   const wanted = renderFor(deps, agents);
-  const found = await deps.workspaces.readConfig();
-  const drift = lastWritten !== null && found !== lastWritten;
-  if (found !== wanted) await deps.workspaces.writeConfig(wanted);
-  if (drift) deps.log.warn("the gateway's configuration was changed by somebody else; put back");
-  const hash = await waitUntilApplied(
-    deps,
-    new Set([PLACEHOLDER_AGENT, ...agents.map((agent) => agent.agentId)]),
-    wanted,
-    signal,
-  );
-  const hello = deps.gateway.hello();
+  const drift = await writeIfDifferent(deps, wanted, pass);
+  const ids = new Set([PLACEHOLDER_AGENT, ...agents.map((agent) => agent.agentId)]);
+  const hash = await waitUntilApplied(deps, ids, wanted, pass);
+  const hello = gateway.hello();
   await recordGateway(deps.sql, {
-    id: deps.config.GATEWAY_ID,
+    id: config.GATEWAY_ID,
     version: hello?.version ?? "",
     bootId: hello?.bootId ?? "",
     appliedHash: hash,
     driftRepairs: drift ? 1 : 0,
   });
-  return wanted;
+}
+
+/** True when what stood there was neither ours nor written by `agents.delete` or before the gateway's start. */
+async function writeIfDifferent(deps: ReconcilerDeps, wanted: string, pass: Pass): Promise<boolean> {
+  const id = deps.config.GATEWAY_ID;
+  const found = await deps.workspaces.readConfig();
+  if (found === wanted) return false;
+  const last = await findWrittenConfig(deps.sql, id);
+  await pass.requireHeld();
+  await recordWrittenConfig(deps.sql, id, hashOf(wanted));
+  await deps.workspaces.writeConfig(wanted);
+  const sameProcess = last.bootId === deps.gateway.hello()?.bootId;
+  const drift = sameProcess && last.writtenHash !== null && last.writtenHash !== hashOf(found ?? "");
+  if (drift) deps.log.warn("the gateway's configuration was changed by somebody else; put back");
+  return drift;
+}
+
+function hashOf(text: string): string {
+  return createHash("sha256").update(text).digest("hex");
 }
 
 function renderFor(deps: ReconcilerDeps, agents: { agentId: string; model: string }[]): string {
@@ -131,25 +144,22 @@ function renderFor(deps: ReconcilerDeps, agents: { agentId: string; model: strin
   });
 }
 
-async function waitUntilApplied(
-  deps: ReconcilerDeps,
-  ids: Set<string>,
-  text: string,
-  signal: AbortSignal,
-): Promise<string> {
+async function waitUntilApplied(deps: ReconcilerDeps, ids: Set<string>, text: string, pass: Pass): Promise<string> {
   const until = Date.now() + deps.config.GATEWAY_APPLY_TIMEOUT_MS;
   let showAgainAt = Date.now() + SHOW_AGAIN_MS;
-  while (Date.now() < until && !signal.aborted) {
-    if (Date.now() > showAgainAt) {
-      showAgainAt = Date.now() + SHOW_AGAIN_MS;
-      await deps.workspaces.writeConfig(text);
-    }
+  while (Date.now() < until) {
+    pass.signal.throwIfAborted();
     const listed = await deps.gateway.listAgents();
     if (listed.length === ids.size && listed.every((id) => ids.has(id))) {
       const status = await deps.gateway.readConfigStatus();
       if (status.valid && status.applied) return status.hash;
     }
-    await sleep(POLL_MS, signal);
+    if (Date.now() > showAgainAt) {
+      showAgainAt = Date.now() + SHOW_AGAIN_MS;
+      await pass.requireHeld();
+      await deps.workspaces.writeConfig(text);
+    }
+    await sleep(POLL_MS, pass.signal);
   }
   const status = await deps.gateway.readConfigStatus();
   deps.log.error(

@@ -55,7 +55,8 @@ export function startTurnEngine(deps: EngineDeps, hub: ChatHub) {
       for (const turn of await takeOverTurns(sql, { gatewayId, ...lease })) start(turn);
       const claimed = await sql.begin(async (tx) => {
         await lockGatewayQueue(tx, gatewayId);
-        return claimTurns(tx, { gatewayId, ...lease, maxRuns: config.GATEWAY_MAX_RUNS });
+        const limits = { maxRuns: config.GATEWAY_MAX_RUNS, workingSet: config.GATEWAY_WORKING_SET };
+        return claimTurns(tx, { gatewayId, ...lease, ...limits });
       });
       for (const turn of claimed) start(turn);
     }

@@ -143,9 +143,9 @@ export class TurnRun {
   /** The assistant went to sleep, or never woke: back to the queue, which wakes it. */
   private async giveBack(): Promise<void> {
     if (this.isOver()) return;
-    const { id, assistantId } = this.turn;
+    const { id, assistantId, gatewayId } = this.turn;
     await this.deps.sql
-      .begin((sql) => requeueTurn(sql, { id, owner: this.deps.processId, assistantId }))
+      .begin((sql) => requeueTurn(sql, { id, owner: this.deps.processId, assistantId, gatewayId }))
       .catch((err: unknown) => this.log.warn({ err }, "turn could not be given back; its lease will run out"));
     this.leave();
   }

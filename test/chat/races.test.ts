@@ -146,8 +146,8 @@ async function openRawChat(url: string, token: string, agentId: string) {
   const { hostname, port } = new URL(url);
   const { connect } = await import("node:net");
   const socket = connect(Number(port), hostname);
-  let received = Buffer.alloc(0);
-  socket.on("data", (data) => (received = Buffer.concat([received, data])));
+  let received: Buffer = Buffer.alloc(0);
+  socket.on("data", (data: Buffer) => (received = Buffer.concat([received, data])));
   socket.write(
     `GET /ws/chat?agent_id=${agentId}&token=${token}&after_seq=0 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n` +
       "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
