@@ -151,6 +151,7 @@ async function waitUntilApplied(
     }
     await sleep(POLL_MS, signal);
   }
+  if (signal.aborted) throw new Error("stopped while the gateway was taking its configuration");
   const status = await deps.gateway.readConfigStatus();
   deps.log.error(
     { valid: status.valid, applied: status.applied, issues: status.issues.slice(0, 5) },
