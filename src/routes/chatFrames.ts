@@ -70,10 +70,10 @@ function parseFrame(raw: string | Buffer): ClientFrame | AppError {
   }
   const result = clientFrameSchema.safeParse(json);
   if (result.success) return result.data;
-  const tooLong = result.error.issues.some((issue) => issue.code === "too_big" && issue.path[0] === "content");
-  return new AppError(tooLong ? "message_too_long" : "invalid_frame", {
-    details: result.error.issues.flatMap(renderIssue),
-  });
+  const { issues } = result.error;
+  const inContent = (code: string) => issues.some((issue) => issue.code === code && issue.path[0] === "content");
+  const code = inContent("too_big") ? "message_too_long" : inContent("custom") ? "validation_failed" : "invalid_frame";
+  return new AppError(code, { details: issues.flatMap(renderIssue) });
 }
 
 function renderErrorFrame(error: AppError, clientId?: string): ErrorFrame {
