@@ -224,6 +224,8 @@ describe("bad frames", () => {
     expect(chat.frames.filter((frame) => frame.type === "error").map((frame) => frame.code)).toEqual(
       bad.map(([, code]) => code),
     );
+    const clientId = chat.say("x".repeat(32_001));
+    await chat.next("it is told which message was refused", (frame) => frame.client_id === clientId);
     chat.send({ type: "ping" });
     await chat.next("pong", (frame) => frame.type === "pong");
     expect([(await history(user, assistant.id)).length, await usedBy(user)]).toEqual([0, 0]);
