@@ -6,6 +6,7 @@ import { findRunningTurn } from "../db/turns.ts";
 import { getTextUsage } from "../db/usage.ts";
 import type { Deps } from "../deps.ts";
 import type { Env } from "../http/env.ts";
+import { toAppError } from "../http/problem.ts";
 import { AppError } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import { CHAT_SUBPROTOCOL, CLOSE, MAX_FRAME_BYTES, type ServerFrame } from "../protocol/chat.ts";
@@ -154,8 +155,9 @@ async function prepare(deps: Deps, hub: ChatHub, url: URL, token: string): Promi
     const turnId = await findRunningTurn(deps.sql, { userId: identity.userId, assistantId: assistant.id });
     return { ok: true, identity, assistant, afterSeq, turnId, connected: renderConnected(deps, assistant, usage) };
   } catch (error) {
-    if (error instanceof AppError) return { ok: false, code: CLOSE.policy, reason: error.message.slice(0, 100) };
-    deps.log.error({ err: error }, "chat socket could not be opened");
+    const known = toAppError(error);
+    if (known && known.status < 500) return { ok: false, code: CLOSE.policy, reason: known.message.slice(0, 100) };
+    deps.log[known ? "warn" : "error"]({ err: error }, "chat socket could not be opened");
     return { ok: false, code: CLOSE.restart, reason: "not ready; try again" };
   }
 }

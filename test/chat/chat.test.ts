@@ -243,6 +243,7 @@ describe("bad frames", () => {
     const stranger = await makeUser(reef);
     for (const token of ["nonsense", stranger.token])
       expect((await openChat(reef, token, assistant.agent_id)).closed?.code).toBe(1008);
+    expect((await openChat(reef, user.token, "%00")).closed?.code).toBe(1008);
     for (let i = 0; i < 9; i++) await openChat(reef, user.token, assistant.agent_id);
     expect((await openChat(reef, user.token, assistant.agent_id)).closed?.code).toBe(4429);
   });
