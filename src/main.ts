@@ -8,13 +8,10 @@ async function main(): Promise<void> {
   const config = loadConfig(process.env);
   const log = createLog(config.LOG_LEVEL);
   process.on("unhandledRejection", (err) => log.error({ err }, "unhandled rejection"));
+  // We would be in an unknown state: end, and be started again.
   process.on("uncaughtException", (err) => {
-    const harmless = isCutWhileWriting(err);
-    log[harmless ? "warn" : "fatal"](
-      { err },
-      harmless ? "a database connection was cut while writing" : "uncaught exception",
-    );
-    if (!harmless) process.exit(1);
+    log.fatal({ err }, "uncaught exception");
+    process.exit(1);
   });
   const deps = createDeps(config, log);
   const reef = await startReef(deps);
@@ -30,18 +27,6 @@ async function main(): Promise<void> {
   };
   process.on("SIGTERM", stop);
   process.on("SIGINT", stop);
-}
-
-/**
- * The database client throws from a timer when a connection is cut while it writes (postgres 3.4.9, connection.js: its
- * `socket` is null by then). The query itself is rejected and tried again; anything else leaves us in an unknown state.
- */
-function isCutWhileWriting(error: Error): boolean {
-  return (
-    error instanceof TypeError &&
-    error.message.includes("socket.write") &&
-    (error.stack?.includes("postgres/src/connection.js") ?? false)
-  );
 }
 
 main().catch((error: unknown) => {

@@ -5,6 +5,7 @@ import type { Deps } from "./deps.ts";
 import { isUnavailable, renderOutside } from "./http/problem.ts";
 import { AppError } from "./lib/errors.ts";
 import { newId } from "./lib/ids.ts";
+import { startLoop } from "./lib/loop.ts";
 import { sleep, withDeadline } from "./lib/retry.ts";
 import { createChatSockets } from "./routes/chat.ts";
 import { createServer } from "./server.ts";
@@ -13,6 +14,7 @@ import { startReconciler } from "./services/reconciler.ts";
 import { startTurnEngine } from "./services/turnEngine.ts";
 
 const SWEEP_MS = 5_000;
+const RESYNC_MS = 30_000;
 const DRAIN_MS = 8_000;
 /** What hangs beyond this is left behind: its turns run out of their leases. */
 const LOOPS_STOP_MS = 10_000;
@@ -35,6 +37,16 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
   const http = createServer(deps, hub, () => draining);
   const engine = startTurnEngine(deps, hub);
   const reconciler = startReconciler(deps);
+
+  const resync = startLoop({
+    name: "chat resync",
+    run: () => hub.resync(),
+    debounceMs: 100,
+    maxWaitMs: 1000,
+    resyncMs: RESYNC_MS,
+    backoffMs: 500,
+    log,
+  });
 
   const act = (notice: Notice) => {
     if (notice.kind === "turn") engine.wake();
@@ -61,7 +73,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
   const catchUp = () => {
     engine.wakeStops();
     reconciler.wake();
-    hub.refreshAll();
+    resync.wake();
   };
   const unlisten = await listen(deps.sql, hear, catchUp);
   const server = Bun.serve({
@@ -95,8 +107,9 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
       const listening = server.stop(false);
       sockets.closeAll("restart");
       clearInterval(sweeper);
-      await withDeadline(Promise.all([engine.stop(DRAIN_MS), reconciler.stop()]), LOOPS_STOP_MS, "the loops").catch(
-        (err: unknown) => log.warn({ err }, "did not stop in time"),
+      const loops = Promise.all([engine.stop(DRAIN_MS), reconciler.stop(), resync.stop()]);
+      await withDeadline(loops, LOOPS_STOP_MS, "the loops").catch((err: unknown) =>
+        log.warn({ err }, "did not stop in time"),
       );
       await withDeadline(listening, 1000, "open requests").catch(() => server.stop(true));
       await withDeadline(unlisten(), 1000, "unlisten").catch(() => undefined);
