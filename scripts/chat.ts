@@ -1,9 +1,12 @@
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { dirname, join, resolve } from "node:path";
+import { dirname, join } from "node:path";
 import { createInterface } from "node:readline/promises";
 import { parseArgs } from "node:util";
-import type { ServerFrame } from "../src/protocol/chat.ts";
 import type { AssistantBody } from "../src/protocol/api.ts";
+import { createCall } from "./services/chatApi.ts";
+import { openChatLink, type ChatLink } from "./services/chatLink.ts";
+import { explain } from "./services/process.ts";
+import { dataDir, env, loadEnvFile, urlOf } from "./services/settings.ts";
 
 const help = `Talks with your assistant in the terminal. Reef must be running (npm start).
 
@@ -11,17 +14,33 @@ const help = `Talks with your assistant in the terminal. Reef must be running (n
   npm run chat -- --email a@b.c --password …    signs up, or in when there is an account
   npm run chat -- --say "hello"                 says one thing, prints the answer, ends
 
-  --url URL      where Reef is (REEF_URL, or http://127.0.0.1:PORT)
+  --url URL      where Reef is (REEF_URL, or http://HOST:PORT; all may be in .env)
   --fresh        forget who was signed in here
 In the chat: /quit leaves, Ctrl-C stops an answer, twice leaves. Lines can also be piped in.
 You stay signed in by a token in <REEF_DATA_DIR or .data>/chat.json, readable by you only.`;
 
+/** Two Ctrl-C within this time leave. */
+const TWICE_MS = 2_000;
+/** npm passes on a signal that the terminal has sent us already: two within this time are one. */
+const SAME_SIGNAL_MS = 700;
+
 const { values: options } = readOptions();
-const base = (options.url ?? process.env["REEF_URL"] ?? `http://127.0.0.1:${process.env["PORT"] ?? 3000}`).replace(
+if (options.help) {
+  console.log(help);
+  process.exit(0);
+}
+try {
+  loadEnvFile();
+} catch (error) {
+  fail(explain(error, ".env"));
+}
+const base = (options.url ?? env("REEF_URL") ?? urlOf(env("HOST") ?? "127.0.0.1", env("PORT") ?? 3000)).replace(
   /\/$/,
   "",
 );
-const memory = join(resolve(process.env["REEF_DATA_DIR"] ?? ".data"), "chat.json");
+const memory = join(dataDir(), "chat.json");
+const call = createCall(base);
+let tokens: Tokens;
 
 function readOptions() {
   try {
@@ -50,41 +69,40 @@ interface Tokens {
   refresh_token: string;
 }
 
-/** Calls the API; a failure has the server's own sentence. */
-async function call<T>(
-  method: string,
-  path: string,
-  body?: object,
-  token?: string,
-): Promise<{ status: number; body: T & { error?: string; code?: string } }> {
-  const headers = { "content-type": "application/json", ...(token ? { authorization: `Bearer ${token}` } : {}) };
-  const response = await fetch(base + path, { method, headers, ...(body ? { body: JSON.stringify(body) } : {}) }).catch(
-    () => fail(`Reef does not answer at ${base}: run npm start in another terminal.`),
-  );
-  return { status: response.status, body: (await response.json()) as T & { error?: string; code?: string } };
-}
-
-function remember(tokens: Tokens): Tokens {
+function remember(fresh: Tokens): Tokens {
   mkdirSync(dirname(memory), { recursive: true, mode: 0o700 });
-  writeFileSync(memory, JSON.stringify({ url: base, refresh_token: tokens.refresh_token }), { mode: 0o600 });
-  return tokens;
+  writeFileSync(memory, JSON.stringify({ url: base, refresh_token: fresh.refresh_token }), { mode: 0o600 });
+  return fresh;
 }
 
-async function signInAgain(): Promise<Tokens | null> {
-  if (options.fresh || options.email) return null;
+function kept(): string | null {
   try {
-    const kept = JSON.parse(readFileSync(memory, "utf8")) as { url: string; refresh_token: string };
-    if (kept.url !== base) return null;
-    const { status, body } = await call<Tokens>("POST", "/api/auth/refresh", { refresh_token: kept.refresh_token });
-    return status === 200 ? remember(body) : null;
+    const { url, refresh_token } = JSON.parse(readFileSync(memory, "utf8")) as { url: string; refresh_token: string };
+    return url === base ? refresh_token : null;
   } catch {
     return null;
   }
 }
 
+async function refresh(refreshToken: string): Promise<Tokens | null> {
+  const { status, body } = await call<Tokens>("POST", "/api/auth/refresh", { refresh_token: refreshToken });
+  return status === 200 ? remember(body) : null;
+}
+
+/** A fresh access token for this session; the old one while there is none to be had. */
+async function renew(): Promise<string> {
+  // Another terminal may have gone on with the same session (whose id is in front): its newer token counts.
+  const mine = tokens.refresh_token;
+  const newer = kept();
+  const current = newer?.slice(0, 24) === mine.slice(0, 24) ? newer : mine;
+  tokens = (await refresh(current).catch(() => null)) ?? tokens;
+  return tokens.access_token;
+}
+
 /** The kept session, else sign-up, else, where the address is known, login. */
 async function signIn(): Promise<Tokens> {
-  const again = await signInAgain();
+  const known = options.fresh || options.email ? null : kept();
+  const again = known === null ? null : await refresh(known);
   if (again) return again;
   const email = options.email ?? (await ask("E-mail address: "));
   const password = options.password ?? (await ask("Password (8 characters or more): "));
@@ -114,110 +132,51 @@ async function findAssistant(token: string): Promise<AssistantBody> {
   return created.body;
 }
 
-const state = {
-  lastSeq: null as number | null,
-  turnId: "",
-  printed: "",
-  waiting: new Map<string, () => void>(),
-  leaving: false,
-};
-let socket: WebSocket | undefined;
-
-/** Opens the socket, and again after a loss, from the last message that was seen. */
-async function connect(agentId: string, tokens: Tokens, opened: () => void): Promise<void> {
-  const after = state.lastSeq === null ? "" : `&after_seq=${state.lastSeq}`;
-  const ws = new WebSocket(`${base.replace(/^http/, "ws")}/ws/chat?agent_id=${agentId}${after}`, [
-    "reef.v1",
-    `bearer.${tokens.access_token}`,
-  ]);
-  socket = ws;
-  ws.onmessage = (message) => {
-    const frame = JSON.parse(String(message.data)) as ServerFrame;
-    if (frame.type === "connected") {
-      state.lastSeq ??= frame.last_seq;
-      opened();
-    } else show(frame);
-  };
-  ws.onclose = async (event) => {
-    if (state.leaving) return;
-    if (event.code === 1008 && !/expired/.test(event.reason)) fail(`the connection was refused: ${event.reason}`);
-    await Bun.sleep(1000 + Math.random() * 1000);
-    await connect(agentId, (await signInAgain()) ?? tokens, () => console.error("(connected again)"));
-  };
-}
-
-function show(frame: ServerFrame): void {
-  if (frame.type === "chunk") {
-    if (frame.turn_id !== state.turnId) Object.assign(state, { turnId: frame.turn_id, printed: "" });
-    const fresh = frame.content.slice(Math.max(0, state.printed.length - frame.offset));
-    state.printed += fresh;
-    process.stdout.write(fresh);
-  } else if (frame.type === "message") {
-    state.lastSeq = frame.seq;
-    if (frame.role === "assistant") endAnswer(frame.turn_id, frame.content, frame.finish);
-  } else if (frame.type === "state" && frame.state !== "awake")
-    console.error(`(${frame.state}${frame.reason ? `: ${frame.reason}` : ""} …)`);
-  else if (frame.type === "error" && !frame.turn_id) {
-    console.error(`(${frame.message})`);
-    if (frame.client_id) state.waiting.get(frame.client_id)?.();
-  }
-}
-
-/** What the chunks have not shown, then who waited for it goes on. */
-function endAnswer(turnId: string, content: string, finish: string): void {
-  const shown = state.turnId === turnId ? state.printed : "";
-  process.stdout.write(content.startsWith(shown) ? content.slice(shown.length) : `\n${content}`);
-  process.stdout.write(finish === "stopped" ? " (stopped)\n" : "\n");
-  state.printed = "";
-  for (const done of state.waiting.values()) done();
-}
-
-/** Says one thing and waits for its answer. */
-function say(content: string): Promise<void> {
-  const clientId = crypto.randomUUID();
-  return new Promise((done) => {
-    state.waiting.set(clientId, () => {
-      state.waiting.delete(clientId);
-      done();
-    });
-    socket?.send(JSON.stringify({ type: "message", content, client_id: clientId }));
-  });
-}
-
-function leave(): never {
-  state.leaving = true;
-  socket?.close();
+function leave(link: ChatLink): never {
+  link.close();
   process.exit(0);
 }
 
-async function main(): Promise<void> {
-  if (options.help) {
-    console.log(help);
-    process.exit(0);
-  }
-  const tokens = await signIn();
-  const assistant = await findAssistant(tokens.access_token);
-  await new Promise<void>((opened) => void connect(assistant.agent_id, tokens, opened));
-  if (options.say !== undefined) {
-    await say(options.say);
-    leave();
-  }
+/** Reads lines until the end or /quit. */
+async function talk(link: ChatLink): Promise<void> {
   // Opened only now: lines that are piped in before somebody reads them would be lost.
   const input = createInterface({ input: process.stdin, ...(process.stdin.isTTY ? { output: process.stdout } : {}) });
-  const interrupt = () => (state.waiting.size > 0 ? socket?.send(JSON.stringify({ type: "stop" })) : leave());
-  input.on("SIGINT", interrupt);
-  process.on("SIGINT", interrupt);
+  let interruptedAt = -Infinity;
+  const interrupt = (sameWithinMs: number) => {
+    const sinceMs = performance.now() - interruptedAt;
+    if (sinceMs < sameWithinMs) return;
+    interruptedAt = performance.now();
+    if (sinceMs < TWICE_MS || !link.stop()) leave(link);
+  };
+  input.on("SIGINT", () => interrupt(0));
+  process.on("SIGINT", () => interrupt(SAME_SIGNAL_MS));
   const prompt = () => {
     if (process.stdin.isTTY) process.stdout.write("> ");
   };
-  if (process.stdin.isTTY) console.log(`You are talking with ${assistant.display_name}. /quit leaves.`);
   prompt();
   for await (const line of input) {
     if (line.trim() === "/quit") break;
-    if (line.trim() !== "") await say(line.trim());
+    if (line.trim() !== "") await link.say(line.trim());
     prompt();
   }
-  leave();
 }
 
-await main();
+async function main(): Promise<void> {
+  tokens = await signIn();
+  const assistant = await findAssistant(tokens.access_token);
+  const link = await openChatLink({
+    url: `${base.replace(/^http/, "ws")}/ws/chat?agent_id=${assistant.agent_id}`,
+    token: tokens.access_token,
+    renew,
+    // Somebody who asks once is not there to see that nobody comes.
+    giveUpMs: options.say === undefined ? Number.POSITIVE_INFINITY : 30_000,
+    print: (text) => process.stdout.write(text),
+    tell: (note) => console.error(note),
+  });
+  if (options.say === undefined && process.stdin.isTTY)
+    console.log(`You are talking with ${assistant.display_name}. /quit leaves.`);
+  await Promise.race([options.say === undefined ? talk(link) : link.say(options.say), link.lost]);
+  leave(link);
+}
+
+await main().catch((error: unknown) => fail(explain(error, memory)));

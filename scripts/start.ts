@@ -3,9 +3,20 @@ import { join, resolve } from "node:path";
 import { openDataFolder } from "./services/dataFolder.ts";
 import { startGateway } from "./services/gateway.ts";
 import { startPostgres } from "./services/postgres.ts";
-import { explain, freePort, lastLines, rotateLog, spawnChild, StartError, waitUntil } from "./services/process.ts";
+import {
+  diskFull,
+  explain,
+  freePort,
+  isDiskFull,
+  lastLines,
+  rotateLog,
+  spawnChild,
+  StartError,
+  waitUntil,
+} from "./services/process.ts";
 import { startRedis } from "./services/redis.ts";
 import { createRun, type Run } from "./services/run.ts";
+import { dataDir, env, loadEnvFile, requireGoodSettings, root, urlOf } from "./services/settings.ts";
 import { startFakeOpenAi } from "../test/fakes/openai.ts";
 
 const help = `Starts Reef and everything it stands on, and prints "ready http://127.0.0.1:PORT" when it serves.
@@ -22,8 +33,6 @@ Environment (or .env; every other variable in .env.example reaches the applicati
   DATABASE_URL, REDIS_URL         your own Postgres and Redis instead of the ones started here
   OPENCLAW_GATEWAY_URL            your own gateway, with OPENCLAW_GATEWAY_TOKEN and OPENCLAW_GATEWAY_DIR`;
 
-const root = resolve(import.meta.dir, "..");
-
 type Settings = { port: number; host: string; dataDir: string; logs: boolean };
 
 process.chdir(root);
@@ -31,35 +40,22 @@ if (process.argv.includes("--help") || process.argv.includes("-h")) {
   console.log(help);
   process.exit(0);
 }
-// Bun is started without its own .env reading: tests and jobs must not see the file. What is set already wins.
-if (existsSync(".env")) process.loadEnvFile(".env");
 const run = createRun();
-let dataDir = ".data";
 try {
-  const settings = readSettings(process.argv.slice(2));
-  dataDir = settings.dataDir;
-  await start(run, settings);
+  loadEnvFile();
+  await start(run, readSettings(process.argv.slice(2)));
 } catch (error) {
-  await run.stop(error instanceof StartError ? error.exitCode : 1, explain(error, dataDir));
-}
-
-function env(name: string): string | undefined {
-  return process.env[name]?.trim() || undefined;
+  await run.stop(error instanceof StartError ? error.exitCode : 1, explain(error, dataDir()));
 }
 
 function readSettings(argv: string[]): Settings {
   const unknown = argv.find((argument) => argument !== "--logs");
   if (unknown !== undefined) throw new StartError(`Unknown option ${unknown}: see npm start -- --help.`);
-  const port = Number(env("PORT") ?? 3000);
-  if (!Number.isInteger(port) || port < 1 || port > 65535)
-    throw new StartError("PORT must be a number from 1 to 65535.");
-  if (env("OPENCLAW_GATEWAY_URL") && !(env("OPENCLAW_GATEWAY_TOKEN") && env("OPENCLAW_GATEWAY_DIR"))) {
-    throw new StartError("With OPENCLAW_GATEWAY_URL give OPENCLAW_GATEWAY_TOKEN and OPENCLAW_GATEWAY_DIR too.");
-  }
+  requireGoodSettings();
   return {
-    port,
+    port: Number(env("PORT") ?? 3000),
     host: env("HOST") ?? "127.0.0.1",
-    dataDir: resolve(env("REEF_DATA_DIR") ?? ".data"),
+    dataDir: dataDir(),
     logs: argv.includes("--logs") || env("REEF_LOGS") === "1",
   };
 }
@@ -99,7 +95,7 @@ async function start(run: Run, settings: Settings): Promise<void> {
     folder("logs"),
   );
   await Promise.all([gateway, run.waitFor("application", application)]);
-  run.ready(`http://127.0.0.1:${settings.port}`);
+  run.ready(urlOf(settings.host, settings.port));
 }
 
 function requireFreePort({ host, port }: Settings): void {
@@ -220,13 +216,13 @@ async function startApplication(
   run.add("application", { stop: () => child.stop("SIGTERM", 12_000), kill: () => child.kill("SIGKILL") });
   if (!settings.logs) run.say(`the application's log: ${logFile}`);
   void child.exited.then((code) => {
+    if (code !== 0 && isDiskFull(logs)) return run.stop(1, diskFull(logFile));
     const said = settings.logs ? "" : `\n${lastLines(logFile, 15, from)}`;
     const what =
       code === 78 ? "The application refuses its configuration:" : `The application ended (exit code ${code}).`;
     return run.stop(code === 78 ? 78 : 1, `${what}${said}`);
   });
-  const host = settings.host === "0.0.0.0" || settings.host === "::" ? "127.0.0.1" : settings.host;
-  const url = `http://${host.includes(":") ? `[${host}]` : host}:${settings.port}/readyz`;
+  const url = `${urlOf(settings.host, settings.port)}/readyz`;
   await waitUntil(
     child,
     Number.POSITIVE_INFINITY,

@@ -2,7 +2,8 @@ import { z } from "zod";
 
 /** How an environment variable is read, and the line that documents it in `.env.example`. */
 const text = (description: string) => z.string().trim().min(1).describe(description);
-const url = (description: string, protocols: RegExp) => z.url({ protocol: protocols }).describe(description);
+const url = (description: string, protocols: RegExp) =>
+  z.url({ protocol: protocols }).refine(isDecodable, "must be percent-encoded").describe(description);
 const integer = (description: string, min: number, max: number) =>
   z.coerce.number().int().min(min).max(max).describe(description);
 const flag = (description: string) =>
@@ -10,6 +11,15 @@ const flag = (description: string) =>
     .enum(["true", "false", "1", "0"])
     .transform((value) => value === "true" || value === "1")
     .describe(description);
+
+// The clients decode user name and password, and would throw a sentence that names no variable.
+function isDecodable(value: string): boolean {
+  try {
+    return decodeURIComponent(value) !== "";
+  } catch {
+    return false;
+  }
+}
 
 /** Every variable that Reef reads. A secret has no default; `npm start` makes what is missing for a trial. */
 export const environmentSchema = z.object({
@@ -107,7 +117,8 @@ function renderFault(issue: z.core.$ZodIssue, present: Record<string, unknown>):
   const name = issue.path.join(".");
   if (!(name in present)) return `${name} is missing: ${describeVariable(name)}`;
   if (issue.code === "too_small" || issue.code === "too_big") return `${name}: ${issue.message}`;
-  if (issue.code === "invalid_format" && issue.message.startsWith("must")) return `${name} ${issue.message}`;
+  if (["invalid_format", "custom"].includes(issue.code) && issue.message.startsWith("must"))
+    return `${name} ${issue.message}`;
   return `${name} is not valid: ${describeVariable(name)}`;
 }
 

@@ -2,6 +2,9 @@ import { registerGateway } from "./db/gateways.ts";
 import { migrate } from "./db/migrate.ts";
 import { listen, type Notice } from "./db/notify.ts";
 import type { Deps } from "./deps.ts";
+import { isUnavailable, renderOutside } from "./http/problem.ts";
+import { AppError } from "./lib/errors.ts";
+import { newId } from "./lib/ids.ts";
 import { startLoop } from "./lib/loop.ts";
 import { sleep, withDeadline } from "./lib/retry.ts";
 import { createChatSockets } from "./routes/chat.ts";
@@ -13,6 +16,8 @@ import { startTurnEngine } from "./services/turnEngine.ts";
 const SWEEP_MS = 5_000;
 const RESYNC_MS = 30_000;
 const DRAIN_MS = 8_000;
+/** What hangs beyond this is left behind: its turns run out of their leases. */
+const LOOPS_STOP_MS = 10_000;
 const DATABASE_WAIT_MS = 60_000;
 
 /** A running Reef: its port, and the orderly way to end it. */
@@ -43,7 +48,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
     log,
   });
 
-  const hear = (notice: Notice) => {
+  const act = (notice: Notice) => {
     if (notice.kind === "turn") engine.wake();
     else if (notice.kind === "stop") engine.wakeStops();
     else if (notice.kind === "session") hub.sessionRevoked(notice.id);
@@ -55,6 +60,14 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
     } else {
       hub.assistantChanged(notice.id);
       engine.wake();
+    }
+  };
+  // A throw would reach the database client, in the midst of what it does.
+  const hear = (notice: Notice) => {
+    try {
+      act(notice);
+    } catch (err) {
+      log.error({ err, notice: notice.kind }, "a notice could not be acted on");
     }
   };
   // What was sent while nobody listened is lost: read everything.
@@ -69,11 +82,19 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
     port: config.PORT,
     reusePort: false,
     idleTimeout: 60,
-    maxRequestBodySize: 26 * 1024 * 1024,
+    // The application refuses what is too large (limitBody), with its own answer; Bun's has none.
+    maxRequestBodySize: Number.MAX_SAFE_INTEGER,
+    development: false,
     async fetch(request, server) {
+      if (URL.parse(request.url) === null) return renderOutside(badHost());
       const upgraded = await sockets.upgrade(request, server);
       if (upgraded !== null) return upgraded;
       return http.app.fetch(request, { ip: server.requestIP(request)?.address ?? null });
+    },
+    error(err) {
+      const requestId = newId();
+      log.error({ err, request_id: requestId }, "request failed in the server");
+      return renderOutside(new AppError("internal_error"), requestId);
     },
     websocket: sockets.websocket,
   });
@@ -87,12 +108,19 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
       const listening = server.stop(false);
       sockets.closeAll("restart");
       clearInterval(sweeper);
-      await Promise.all([engine.stop(DRAIN_MS), reconciler.stop(), resync.stop()]);
+      const loops = Promise.all([engine.stop(DRAIN_MS), reconciler.stop(), resync.stop()]);
+      await withDeadline(loops, LOOPS_STOP_MS, "the loops").catch((err: unknown) =>
+        log.warn({ err }, "did not stop in time"),
+      );
       await withDeadline(listening, 1000, "open requests").catch(() => server.stop(true));
       await withDeadline(unlisten(), 1000, "unlisten").catch(() => undefined);
       await deps.close();
     },
   };
+}
+
+function badHost(): AppError {
+  return new AppError("validation_failed", { details: [{ path: "Host", message: "must be a host name" }] });
 }
 
 async function waitForDatabase(deps: Deps): Promise<void> {
@@ -103,9 +131,8 @@ async function waitForDatabase(deps: Deps): Promise<void> {
       if (applied.length > 0) deps.log.info({ applied }, "migrated");
       return;
     } catch (error) {
-      const code = (error as { code?: string }).code ?? "";
-      const away = /^(ECONN|CONNECT|57P0|CONNECTION_)/.test(code);
-      if (!away || Date.now() > until) throw error;
+      if (!isUnavailable(error) || Date.now() > until) throw error;
+      const { code } = error as { code?: string };
       if (tries % 10 === 0) deps.log.warn({ code }, "waiting for the database");
       await sleep(500);
     }

@@ -4,9 +4,10 @@ import { requireUser } from "./http/auth.ts";
 import { createRouter, type Env, type RouteSpec } from "./http/env.ts";
 import { idempotency } from "./http/idempotency.ts";
 import { limitBody, requestLog, securityHeaders } from "./http/middleware.ts";
-import { renderNotFound, renderProblem } from "./http/problem.ts";
+import { renderNoRoute, renderProblem } from "./http/problem.ts";
 import { assistantRoutes } from "./routes/assistants.ts";
 import { authRoutes } from "./routes/auth.ts";
+import { chatRoute } from "./routes/chat.ts";
 import { docsRoutes } from "./routes/docs.ts";
 import { systemRoutes } from "./routes/system.ts";
 import type { ChatHub } from "./services/chatHub.ts";
@@ -22,15 +23,23 @@ export function createServer(deps: Deps, hub: ChatHub, isDraining: () => boolean
   const { app, specs } = router;
   app.use(requestLog(deps.log), securityHeaders(), limitBody());
   app.onError(renderProblem);
-  app.notFound(renderNotFound);
+  app.notFound((c) => renderNoRoute(c, methodsOf(app, c.req.path)));
 
   // Public
   systemRoutes(router, deps, isDraining);
   authRoutes(router, deps);
   docsRoutes(app, specs);
+  chatRoute(app);
 
   // Signed-in users
   assistantRoutes(router, deps, hub);
 
   return { app, specs };
+}
+
+/** The methods that an address takes; none when it is nobody's. A GET is answered to HEAD, too. */
+function methodsOf(app: Hono<Env>, path: string): string[] {
+  const fits = (pattern: string) => new RegExp(`^${pattern.replace(/:\w+/g, "[^/]+")}$`).test(path);
+  const methods = app.routes.filter((route) => route.method !== "ALL" && fits(route.path)).map(({ method }) => method);
+  return [...new Set(methods.includes("GET") ? [...methods, "HEAD"] : methods)].sort();
 }

@@ -1,4 +1,5 @@
-import { closeSync, existsSync, openSync, readFileSync, renameSync, statSync } from "node:fs";
+import { closeSync, existsSync, openSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 
 /** Takes one progress sentence for the person at the terminal. */
 export type Log = (line: string) => void;
@@ -123,6 +124,19 @@ export function explain(error: unknown, folder: string): string {
     return `No permission to write ${path}: run as its owner, or set REEF_DATA_DIR to another folder.`;
   }
   return error instanceof Error ? error.message : String(error);
+}
+
+/** Whether there is no room left in a folder, by its disk or by somebody's quota. */
+export function isDiskFull(folder: string): boolean {
+  const file = join(folder, "room-left");
+  try {
+    writeFileSync(file, Buffer.alloc(64 * 1024), { flush: true });
+    return false;
+  } catch (error) {
+    return ["ENOSPC", "EDQUOT"].includes(error instanceof Error && "code" in error ? String(error.code) : "");
+  } finally {
+    rmSync(file, { force: true });
+  }
 }
 
 /** The sentence for a full disk. */

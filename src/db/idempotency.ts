@@ -6,29 +6,31 @@ interface IdempotencyRow {
   response: string | null;
 }
 
-/** Claims a key for a request that begins. True: ours to run; false: it exists already. Keys live 24 hours. */
+/** Claims a key for a request that begins: since when it is ours, or null when it exists already. Keys live 24 hours. */
 export async function claimIdempotencyKey(
   sql: Queryable,
   input: { userId: string; key: string; requestHash: Buffer },
-): Promise<boolean> {
-  const result = await sql`
+): Promise<Date | null> {
+  const [row] = await sql<{ createdAt: Date }[]>`
     insert into idempotency_keys (user_id, key, request_hash) values (${input.userId}, ${input.key}, ${input.requestHash})
     on conflict (user_id, key) do update
       set request_hash = excluded.request_hash, status = null, response = null, claimed_at = now(), created_at = now()
-      where idempotency_keys.created_at < now() - interval '24 hours'`;
-  return result.count === 1;
+      where idempotency_keys.created_at < now() - interval '24 hours'
+    returning created_at`;
+  return row?.createdAt ?? null;
 }
 
-/** Takes over a claim whose process seems to have died: one taker only. */
+/** Takes over a claim that was given back or whose process seems to have died: one taker only. It keeps its time. */
 export async function retakeIdempotencyKey(
   sql: Queryable,
   input: { userId: string; key: string; staleSeconds: number },
-): Promise<boolean> {
-  const result = await sql`
+): Promise<Date | null> {
+  const [row] = await sql<{ createdAt: Date }[]>`
     update idempotency_keys set claimed_at = now()
     where user_id = ${input.userId} and key = ${input.key} and status is null
-      and claimed_at < now() - make_interval(secs => ${input.staleSeconds})`;
-  return result.count === 1;
+      and claimed_at < now() - make_interval(secs => ${input.staleSeconds})
+    returning created_at`;
+  return row?.createdAt ?? null;
 }
 
 export async function findIdempotencyKey(
@@ -50,7 +52,9 @@ export async function saveIdempotentAnswer(
     where user_id = ${input.userId} and key = ${input.key} and status is null`;
 }
 
-/** Gives a key back after a request that failed on our side: it may be tried again. */
+/** Gives a key back after a request that failed on our side: the same request may be tried again, under the same claim. */
 export async function releaseIdempotencyKey(sql: Queryable, input: { userId: string; key: string }): Promise<void> {
-  await sql`delete from idempotency_keys where user_id = ${input.userId} and key = ${input.key} and status is null`;
+  await sql`
+    update idempotency_keys set claimed_at = '-infinity'
+    where user_id = ${input.userId} and key = ${input.key} and status is null`;
 }

@@ -18,6 +18,9 @@ export async function migrate(sql: Sql): Promise<string[]> {
     .sort();
   const connection = await sql.reserve();
   try {
+    // The pool's limits are for requests; here one process waits for another, and a migration may take its time.
+    await connection`set statement_timeout = 0`;
+    await connection`set idle_in_transaction_session_timeout = 0`;
     await connection`select pg_advisory_lock(${LOCK})`;
     await connection`create table if not exists schema_migrations (
       name text primary key, hash text not null, applied_at timestamptz not null default now())`;
@@ -46,7 +49,12 @@ export async function migrate(sql: Sql): Promise<string[]> {
     }
     return done;
   } finally {
-    await connection`select pg_advisory_unlock(${LOCK})`.catch(() => undefined);
+    for (const undo of [
+      connection`select pg_advisory_unlock(${LOCK})`,
+      connection`reset statement_timeout`,
+      connection`reset idle_in_transaction_session_timeout`,
+    ])
+      await undo.catch(() => undefined);
     connection.release();
   }
 }

@@ -7,8 +7,15 @@ import type { Identity } from "../services/accessTokens.ts";
 import type { Origin } from "../services/sessions.ts";
 
 export interface Env {
-  Variables: { log: Log; origin: Origin; actor: Identity };
+  Variables: {
+    log: Log;
+    origin: Origin;
+    actor: Identity;
+    /** Names what an idempotent write creates. */ claim?: string;
+  };
 }
+
+const JSON_TYPE = /^application\/([a-z0-9.+-]+\+)?json\s*(;|$)/i;
 
 export type Access = "public" | "user";
 
@@ -53,7 +60,7 @@ export function createRouter(guards: Record<Access, MiddlewareHandler<Env>[]>): 
         ...guards[spec.access],
         ...(spec.params ? [validate("param", spec.params)] : []),
         ...(spec.query ? [validate("query", spec.query)] : []),
-        ...(spec.body ? [requireJson, validate("json", spec.body)] : []),
+        ...(spec.body ? [validateBody(spec.body)] : []),
       ];
       const valid = (c: Context<Env>, target: string) => c.req.valid(target as never);
       app.on(spec.method.toUpperCase(), [spec.path], ...checks, (c) =>
@@ -67,7 +74,7 @@ export function createRouter(guards: Record<Access, MiddlewareHandler<Env>[]>): 
   };
 }
 
-function validate(target: "json" | "query" | "param", schema: z.ZodType): MiddlewareHandler<Env> {
+function validate(target: "query" | "param", schema: z.ZodType): MiddlewareHandler<Env> {
   return zValidator(target, schema, (result) => {
     if (result.success) return;
     // An id that is no UUID names nothing, so it is a 404 like any other unknown id.
@@ -76,11 +83,32 @@ function validate(target: "json" | "query" | "param", schema: z.ZodType): Middle
   });
 }
 
-const requireJson: MiddlewareHandler<Env> = async (c, next) => {
-  const type = c.req.header("content-type") ?? "";
-  if (!/^application\/([a-z0-9.+-]+\+)?json\b/i.test(type)) throw new AppError("unsupported_media_type");
-  await next();
-};
+/** Whether a route can be called without a body: its schema takes `{}`. */
+export function isBodyOptional(body: z.ZodType): boolean {
+  return body.safeParse({}).success;
+}
+
+// Our own instead of the validator's: that one takes a body whose Content-Type it can't read for `{}`.
+function validateBody(schema: z.ZodType): MiddlewareHandler<Env> {
+  const optional = isBodyOptional(schema);
+  return async (c, next) => {
+    const text = await c.req.text();
+    const absent = optional && text === "";
+    if (!absent && !JSON_TYPE.test(c.req.header("content-type") ?? "")) throw new AppError("unsupported_media_type");
+    const result = schema.safeParse(absent ? {} : parseJson(text));
+    if (!result.success) throw new AppError("validation_failed", { details: result.error.issues.flatMap(renderIssue) });
+    c.req.addValidatedData("json", result.data as object);
+    await next();
+  };
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new AppError("invalid_json");
+  }
+}
 
 /** A fault of validation as `details` shows it: where, and what; never the value. */
 export function renderIssue(issue: z.core.$ZodIssue): { path: string; message: string }[] {

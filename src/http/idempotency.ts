@@ -16,7 +16,8 @@ const STALE_SECONDS = 30;
 
 /**
  * Honours `Idempotency-Key` on a signed-in user's writes: same key and request, the first answer again for 24 hours.
- * Failures on our side give the key back. Creations also derive their id from the key, so a repeated run finds them.
+ * Failures on our side give the key back. Creations also derive their id from the claim, so a repeated run finds them;
+ * the same key a day later is another claim.
  */
 export function idempotency(deps: Pick<Deps, "sql">): MiddlewareHandler<Env> {
   return async (c, next) => {
@@ -31,7 +32,8 @@ export function idempotency(deps: Pick<Deps, "sql">): MiddlewareHandler<Env> {
       .update(`${c.req.method} ${c.req.path}\n${await c.req.text()}`)
       .digest();
     const mine = { userId, key };
-    if (!(await claimIdempotencyKey(deps.sql, { ...mine, requestHash }))) {
+    let claimedAt = await claimIdempotencyKey(deps.sql, { ...mine, requestHash });
+    if (!claimedAt) {
       const first = await findIdempotencyKey(deps.sql, mine);
       if (first && !first.requestHash.equals(requestHash)) throw new AppError("idempotency_conflict");
       if (first?.status)
@@ -39,9 +41,10 @@ export function idempotency(deps: Pick<Deps, "sql">): MiddlewareHandler<Env> {
           status: first.status,
           headers: first.response === null ? {} : { "Content-Type": "application/json" },
         });
-      if (!(await retakeIdempotencyKey(deps.sql, { ...mine, staleSeconds: STALE_SECONDS })))
-        throw new AppError("idempotency_in_progress", { retry_after: 2 });
+      claimedAt = await retakeIdempotencyKey(deps.sql, { ...mine, staleSeconds: STALE_SECONDS });
+      if (!claimedAt) throw new AppError("idempotency_in_progress", { retry_after: 2 });
     }
+    c.set("claim", `${key}\n${claimedAt.toISOString()}`);
     await next();
     if (c.res.status >= 500 || c.res.status === 429) return releaseIdempotencyKey(deps.sql, mine);
     const response = c.res.status === 204 ? null : await c.res.clone().text();

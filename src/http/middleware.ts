@@ -20,8 +20,8 @@ export function requestLog(log: Log): MiddlewareHandler<Env> {
     const requestId = given && /^[\w.-]{8,64}$/.test(given) ? given : newId();
     c.set("log", log.child({ request_id: requestId }));
     c.set("origin", { ip: (c.env as ConnectionInfo | undefined)?.ip ?? null, requestId });
-    c.header("X-Request-Id", requestId);
     await next();
+    c.header("X-Request-Id", requestId);
     const ms = Math.round(performance.now() - started);
     // A probe comes every second and says nothing new.
     const level = c.req.path === "/readyz" || c.req.path === "/livez" ? "debug" : "info";
@@ -32,7 +32,7 @@ export function requestLog(log: Log): MiddlewareHandler<Env> {
   };
 }
 
-/** Refuses bodies over 64 KB, whatever their Content-Length says. */
+/** Refuses bodies over 64 KB: by their Content-Length before a byte is read, else while they come. */
 export function limitBody(): MiddlewareHandler<Env> {
   return bodyLimit({
     maxSize: BODY_LIMIT_BYTES,

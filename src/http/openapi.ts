@@ -1,7 +1,19 @@
 import { z } from "zod";
-import { ERRORS } from "../lib/errors.ts";
+import { ERRORS, type ErrorCode } from "../lib/errors.ts";
 import { errorSchema } from "../protocol/api.ts";
-import type { RouteSpec } from "./env.ts";
+import { isBodyOptional, type RouteSpec } from "./env.ts";
+
+const REQUEST_ID = { "X-Request-Id": { $ref: "#/components/headers/RequestId" } };
+const RETRY_AFTER = { "Retry-After": { $ref: "#/components/headers/RetryAfter" } };
+/** Codes whose answer says when to try again. */
+const SAYS_WHEN: ErrorCode[] = ["too_many_attempts", "RATE_LIMITED", "idempotency_in_progress", "service_unavailable"];
+const IDEMPOTENCY_KEY = {
+  name: "Idempotency-Key",
+  in: "header",
+  required: false,
+  description: "The same key and request: the first answer again, for 24 hours. Another request under it is refused.",
+  schema: { type: "string", minLength: 1, maxLength: 200 },
+};
 
 /** Describes the routes in OpenAPI 3.1, from the very schemas that validate them. */
 export function renderOpenApi(specs: RouteSpec[]): object {
@@ -23,19 +35,30 @@ export function renderOpenApi(specs: RouteSpec[]): object {
     components: {
       securitySchemes: { bearer: { type: "http", scheme: "bearer", bearerFormat: "JWT" } },
       schemas: { Error: schemaOf(errorSchema, "output") },
+      headers: {
+        RequestId: {
+          description: "Names this request in the log; the client's own, when it sent a fitting one",
+          schema: { type: "string" },
+        },
+        RetryAfter: { description: "Seconds until another try makes sense", schema: { type: "integer" } },
+      },
     },
   };
 }
 
 function renderOperation(spec: RouteSpec): object {
-  const parameters = [...renderParameters("path", spec.params), ...renderParameters("query", spec.query)];
+  const parameters = [
+    ...renderParameters("path", spec.params),
+    ...renderParameters("query", spec.query),
+    ...(takesKey(spec) ? [IDEMPOTENCY_KEY] : []),
+  ];
   return {
     summary: spec.summary,
     tags: [spec.tag],
     ...(spec.access === "user" ? { security: [{ bearer: [] }] } : {}),
     ...(parameters.length > 0 ? { parameters } : {}),
     ...(spec.body
-      ? { requestBody: { required: true, content: { "application/json": { schema: schemaOf(spec.body, "input") } } } }
+      ? { requestBody: { required: !isBodyOptional(spec.body), content: renderContent(schemaOf(spec.body, "input")) } }
       : {}),
     responses: renderResponses(spec),
   };
@@ -46,27 +69,43 @@ function renderResponses(spec: RouteSpec): Record<string, object> {
   for (const [status, schema] of Object.entries(spec.responses)) {
     responses[status] = {
       description: status === "204" ? "Done" : "OK",
-      ...(schema ? { content: { "application/json": { schema: schemaOf(schema, "output") } } } : {}),
+      headers: REQUEST_ID,
+      ...(schema ? { content: renderContent(schemaOf(schema, "output")) } : {}),
     };
   }
-  for (const code of errorsOf(spec)) {
-    const { status, message } = ERRORS[code];
-    const known = responses[status] as { description: string } | undefined;
-    const description = `\`${code}\`: ${message}`;
+  for (const [status, codes] of Map.groupBy(errorsOf(spec), (code) => ERRORS[code].status)) {
+    const problem = {
+      allOf: [{ $ref: "#/components/schemas/Error" }, { type: "object", properties: { code: { enum: codes } } }],
+    };
+    // A probe that says no answers in its own form.
+    const own = spec.responses[status];
     responses[status] = {
-      description: known ? `${known.description}\n\n${description}` : description,
-      content: { "application/json": { schema: { $ref: "#/components/schemas/Error" } } },
+      description: codes.map((code) => `\`${code}\`: ${ERRORS[code].message}`).join("\n\n"),
+      headers: codes.some((code) => SAYS_WHEN.includes(code)) ? { ...REQUEST_ID, ...RETRY_AFTER } : REQUEST_ID,
+      content: renderContent(own ? { anyOf: [schemaOf(own, "output"), problem] } : problem),
     };
   }
   return responses;
 }
 
-function errorsOf(spec: RouteSpec) {
-  return [
-    ...spec.errors,
-    ...(spec.body ? (["validation_failed", "invalid_json", "body_too_large"] as const) : []),
-    ...(spec.access === "user" ? (["unauthorized", "token_expired", "session_revoked"] as const) : []),
-  ];
+function renderContent(schema: object): object {
+  return { "application/json": { schema } };
+}
+
+/** What a route itself may answer, and what everything in front of it may: the guards, the checks, the limits. */
+function errorsOf(spec: RouteSpec): ErrorCode[] {
+  const codes: ErrorCode[] = [...spec.errors, "service_unavailable", "internal_error"];
+  if (spec.access === "user") codes.push("unauthorized", "token_expired", "session_revoked", "account_suspended");
+  if (spec.body) codes.push("validation_failed", "invalid_json", "unsupported_media_type");
+  if (spec.query) codes.push("validation_failed");
+  if (spec.params) codes.push("not_found");
+  if (spec.method !== "get") codes.push("body_too_large");
+  if (takesKey(spec)) codes.push("validation_failed", "idempotency_conflict", "idempotency_in_progress");
+  return [...new Set(codes)];
+}
+
+function takesKey(spec: RouteSpec): boolean {
+  return spec.access === "user" && spec.method !== "get";
 }
 
 function renderParameters(where: "path" | "query", schema: z.ZodType | undefined): object[] {

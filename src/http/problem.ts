@@ -1,6 +1,7 @@
 import type { Context } from "hono";
 import { HTTPException } from "hono/http-exception";
-import { AppError, ERRORS, type ErrorCode, type ErrorExtras } from "../lib/errors.ts";
+import { AppError, type ErrorCode, type ErrorExtras } from "../lib/errors.ts";
+import { newId } from "../lib/ids.ts";
 import type { Env } from "./env.ts";
 
 /** Postgres: a text with a NUL character. */
@@ -15,6 +16,7 @@ export function renderProblem(error: Error, c: Context<Env>): Response {
   if (problem.extras.retry_after !== undefined)
     c.header("Retry-After", String(Math.max(1, Math.ceil(problem.extras.retry_after))));
   if (problem.status === 401) c.header("WWW-Authenticate", "Bearer");
+  if (problem.status === 426) c.header("Upgrade", "websocket");
   return c.json(
     renderError(problem.code, problem.message, problem.extras, c.get("origin")?.requestId ?? ""),
     problem.status as 400,
@@ -43,11 +45,14 @@ export function toAppError(error: unknown): AppError | null {
   return null;
 }
 
-// What `postgres` throws while the server is away or starting up: the request did nothing and may be repeated.
-function isUnavailable(error: unknown): boolean {
-  return /^(CONNECT_TIMEOUT|CONNECTION_(CLOSED|ENDED|DESTROYED)|ECONNREFUSED|ECONNRESET|57P0[123]|53300)$/.test(
-    codeOf(error),
-  );
+// What `postgres` throws while the server is away, starting up, full or too slow: the request did nothing and may be
+// repeated. 53100 is a full disk, 53300 too many connections, 57014 the statement timeout, 57P0x a server that ends or starts.
+const UNAVAILABLE =
+  /^(CONNECT_TIMEOUT|CONNECTION_(CLOSED|ENDED|DESTROYED)|ECONN(REFUSED|RESET|ABORTED)|E(HOST|NET)UNREACH|ETIMEDOUT|EPIPE|ENOTFOUND|EAI_AGAIN|53[13]00|57014|57P0[1-3])$/;
+
+/** Whether the database is away for now; a wrong password or a missing database is not. */
+export function isUnavailable(error: unknown): boolean {
+  return UNAVAILABLE.test(codeOf(error));
 }
 
 function codeOf(error: unknown): string {
@@ -55,7 +60,17 @@ function codeOf(error: unknown): string {
   return typeof code === "string" ? code : "";
 }
 
-/** The answer to an address that is nobody's. */
-export function renderNotFound(c: Context<Env>): Response {
-  return c.json(renderError("not_found", ERRORS.not_found.message, {}, c.get("origin")?.requestId ?? ""), 404);
+/** The answer to a request that never came to the application: what the server refuses, or fails at, by itself. */
+export function renderOutside(problem: AppError, requestId: string = newId()): Response {
+  return Response.json(renderError(problem.code, problem.message, problem.extras, requestId), {
+    status: problem.status,
+    headers: { "X-Request-Id": requestId },
+  });
+}
+
+/** The answer where no route fits: 405 when the address takes `methods`, else it is nobody's. */
+export function renderNoRoute(c: Context<Env>, methods: string[]): Response {
+  if (methods.length === 0 || methods.includes(c.req.method)) return renderProblem(new AppError("not_found"), c);
+  c.header("Allow", methods.join(", "));
+  return renderProblem(new AppError("method_not_allowed"), c);
 }

@@ -2,29 +2,24 @@ const MAX_KEYS = 10_000;
 
 /** Counters with a lifetime, in this process: what stands in for Redis while it is away. */
 export interface LocalCounts {
-  add(key: string, lifetimeSeconds: number): void;
-  read(key: string): { n: number; secondsLeft: number };
+  /** Adds to a counter, whose lifetime begins with its first use, and tells where it stands. */
+  add(key: string, by: number, lifetimeSeconds: number): { n: number; secondsLeft: number };
   forget(key: string): void;
 }
 
 export function createLocalCounts(): LocalCounts {
   const counts = new Map<string, { n: number; untilMs: number }>();
-  const living = (key: string) => {
-    const count = counts.get(key);
-    return count && count.untilMs > Date.now() ? count : undefined;
-  };
   return {
-    add(key, lifetimeSeconds) {
-      const count = living(key);
-      if (count) count.n += 1;
-      else {
+    add(key, by, lifetimeSeconds) {
+      const now = Date.now();
+      let count = counts.get(key);
+      if (!count || count.untilMs <= now) {
         if (counts.size >= MAX_KEYS) counts.clear();
-        counts.set(key, { n: 1, untilMs: Date.now() + lifetimeSeconds * 1000 });
+        count = { n: 0, untilMs: now + lifetimeSeconds * 1000 };
+        counts.set(key, count);
       }
-    },
-    read(key) {
-      const count = living(key);
-      return count ? { n: count.n, secondsLeft: (count.untilMs - Date.now()) / 1000 } : { n: 0, secondsLeft: 0 };
+      count.n = Math.max(0, count.n + by);
+      return { n: count.n, secondsLeft: (count.untilMs - now) / 1000 };
     },
     forget: (key) => void counts.delete(key),
   };

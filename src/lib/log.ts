@@ -16,6 +16,8 @@ const CENSORED = [
   "secret",
 ];
 
+const WAITING_BYTES = 256 * 1024;
+
 /** Creates the process's logger: JSON lines on standard output. */
 export function createLog(level: string, destination?: pino.DestinationStream): Log {
   const options: pino.LoggerOptions = {
@@ -29,7 +31,19 @@ export function createLog(level: string, destination?: pino.DestinationStream): 
       err: (error: Error) => ({ name: error.name, message: error.message?.slice(0, 200), stack: stackOf(error) }),
     },
   };
-  return destination ? pino(options, destination) : pino(options);
+  return pino(options, destination ?? standardOutput());
+}
+
+// A log that can't be written (its disk is full) must not end the process: lines wait up to the limit and are then
+// dropped; a later line that can be written takes the waiting ones along.
+function standardOutput(): pino.DestinationStream {
+  const output = pino.destination({ fd: 1, sync: true, maxLength: WAITING_BYTES });
+  let complained = false;
+  output.on("error", (error: NodeJS.ErrnoException) => {
+    if (!complained) console.error(`The log can't be written (${error.code ?? error.message}): lines are lost.`);
+    complained = true;
+  });
+  return output;
 }
 
 function stackOf(error: Error): string | undefined {

@@ -4,8 +4,20 @@ import { z } from "zod";
 
 const email = z.email().max(254).describe("E-mail address; compared without case");
 const password = z.string().min(8).max(256).describe("8 to 256 characters");
-const name = z.string().trim().min(1).max(100);
-const timezone = z.string().min(1).max(64).describe("IANA time zone, e.g. Europe/Berlin");
+/** Postgres can't store it. */
+const withoutNul = [(value: string) => !value.includes("\u0000"), "must not contain NUL"] as const;
+const name = z
+  .string()
+  .trim()
+  .min(1)
+  .max(100)
+  .refine(...withoutNul);
+const timezone = z
+  .string()
+  .min(1)
+  .max(64)
+  .refine(...withoutNul)
+  .describe("IANA time zone, e.g. Europe/Berlin");
 const time = z.iso.datetime().describe("RFC 3339, UTC");
 const id = z.uuid();
 
@@ -40,7 +52,13 @@ export const tokensSchema = z.object(tokens);
 export const signedInSchema = z.object({ user: userSchema, ...tokens });
 export const acceptedSchema = z.object({ message: z.string() });
 
-const displayName = z.string().trim().min(1).max(60).describe("What the person calls the assistant");
+const displayName = z
+  .string()
+  .trim()
+  .min(1)
+  .max(60)
+  .refine(...withoutNul)
+  .describe("What the person calls the assistant");
 const voice = z.string().min(1).max(30).describe("One of the plan's voices");
 export const createAssistantBody = z.strictObject({ display_name: displayName.optional(), voice: voice.optional() });
 export const updateAssistantBody = z
@@ -79,8 +97,13 @@ export const messageSchema = z.object({
 export type MessageBody = z.infer<typeof messageSchema>;
 
 export const MESSAGE_MAX_CHARACTERS = 32_000;
+export const messageContent = z
+  .string()
+  .min(1)
+  .max(MESSAGE_MAX_CHARACTERS)
+  .refine(...withoutNul);
 export const sendMessageBody = z.strictObject({
-  content: z.string().min(1).max(MESSAGE_MAX_CHARACTERS),
+  content: messageContent,
   client_id: id,
 });
 export const sentMessageSchema = z.object({

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { MESSAGE_MAX_CHARACTERS, type MessageBody } from "./api.ts";
+import { messageContent, type MessageBody } from "./api.ts";
 
 /** The frames of the chat socket `GET /ws/chat?agent_id=…`: JSON text frames in both directions. */
 
@@ -16,7 +16,7 @@ export const CLOSE = {
 export const clientFrameSchema = z.discriminatedUnion("type", [
   z.strictObject({
     type: z.literal("message"),
-    content: z.string().min(1).max(MESSAGE_MAX_CHARACTERS),
+    content: messageContent,
     client_id: z.uuid().optional(),
   }),
   z.strictObject({ type: z.literal("typing") }),

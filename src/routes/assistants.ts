@@ -57,7 +57,7 @@ export function assistantRoutes(router: Router, deps: Deps, hub: ChatHub): void 
       const input = {
         displayName: body.display_name ?? null,
         voice: body.voice ?? null,
-        idempotencyKey: c.req.header("idempotency-key") ?? null,
+        claim: c.get("claim") ?? null,
       };
       return c.json(renderAssistant(await createAssistantFor(deps, c.get("actor"), input)), 201);
     },

@@ -70,7 +70,7 @@ export function authRoutes(router: Router, deps: Deps): void {
       summary: "Exchange a refresh token for new tokens",
       body: refreshBody,
       responses: { 200: tokensSchema },
-      errors: ["invalid_refresh_token", "session_revoked"],
+      errors: ["invalid_refresh_token", "session_revoked", "account_suspended"],
     },
     async (c, { body }) => c.json(await refreshSession(deps, c.get("origin"), body.refresh_token)),
   );

@@ -1,9 +1,12 @@
 import type { Server, ServerWebSocket, WebSocketHandler } from "bun";
+import type { Hono } from "hono";
 import { z } from "zod";
 import { findAssistantByAgent, type Assistant } from "../db/assistants.ts";
 import { findRunningTurn } from "../db/turns.ts";
 import { getTextUsage } from "../db/usage.ts";
 import type { Deps } from "../deps.ts";
+import type { Env } from "../http/env.ts";
+import { toAppError } from "../http/problem.ts";
 import { AppError } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import { CHAT_SUBPROTOCOL, CLOSE, MAX_FRAME_BYTES, type ServerFrame } from "../protocol/chat.ts";
@@ -41,7 +44,7 @@ interface SocketData {
 }
 
 export interface ChatSockets {
-  /** Answers an upgrade request; null when the request is none of ours. */
+  /** Answers an upgrade request; null when the request is none of ours, or no real one. */
   upgrade(request: Request, server: Server<SocketData>): Promise<Response | undefined | null>;
   websocket: WebSocketHandler<SocketData>;
   /** Closes dead, expired and silent sockets; called by a timer. */
@@ -51,14 +54,22 @@ export interface ChatSockets {
 
 const afterSeqSchema = z.coerce.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
 
+/** What the chat socket's address says to a plain request. */
+export function chatRoute(app: Hono<Env>): void {
+  app.get(PATH, () => {
+    throw new AppError("upgrade_required");
+  });
+}
+
 /** The chat socket on Bun's own WebSocket server. */
 export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
   const sockets = new Set<ServerWebSocket<SocketData>>();
   let closing = false;
   return {
     async upgrade(request, server) {
-      const url = new URL(request.url);
-      if (url.pathname !== PATH || request.headers.get("upgrade")?.toLowerCase() !== "websocket") return null;
+      if (request.headers.get("upgrade")?.toLowerCase() !== "websocket") return null;
+      const url = URL.parse(request.url);
+      if (url?.pathname !== PATH) return null;
       const offered = (request.headers.get("sec-websocket-protocol") ?? "").split(",").map((part) => part.trim());
       const token =
         offered.find((part) => part.startsWith("bearer."))?.slice("bearer.".length) ??
@@ -66,9 +77,8 @@ export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
         "";
       const opening = await prepare(deps, url, token);
       const headers = offered.includes(CHAT_SUBPROTOCOL) ? { "Sec-WebSocket-Protocol": CHAT_SUBPROTOCOL } : {};
-      if (server.upgrade(request, { data: { opening, peer: null, work: Promise.resolve(), waiting: 0 }, headers }))
-        return undefined;
-      return new Response("expected a WebSocket", { status: 426 });
+      const data = { opening, peer: null, work: Promise.resolve(), waiting: 0 };
+      return server.upgrade(request, { data, headers }) ? undefined : null;
     },
     websocket: {
       maxPayloadLength: MAX_FRAME_BYTES,
@@ -152,8 +162,9 @@ async function prepare(deps: Deps, url: URL, token: string): Promise<Opening> {
     const turn = await findRunningTurn(deps.sql, { userId: identity.userId, assistantId: assistant.id });
     return { ok: true, identity, assistant, afterSeq, turn, connected: renderConnected(deps, assistant, usage) };
   } catch (error) {
-    if (error instanceof AppError) return { ok: false, code: CLOSE.policy, reason: error.message.slice(0, 100) };
-    deps.log.error({ err: error }, "chat socket could not be opened");
+    const known = toAppError(error);
+    if (known && known.status < 500) return { ok: false, code: CLOSE.policy, reason: known.message.slice(0, 100) };
+    deps.log[known ? "warn" : "error"]({ err: error }, "chat socket could not be opened");
     return { ok: false, code: CLOSE.restart, reason: "not ready; try again" };
   }
 }

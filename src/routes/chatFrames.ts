@@ -1,3 +1,4 @@
+import { z } from "zod";
 import type { Deps } from "../deps.ts";
 import { AppError, type ErrorCode } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
@@ -11,12 +12,13 @@ import { acceptMessage, stopTurns } from "../services/conversations.ts";
 
 /** Does what a client's frame asks. Every "no" is an error frame; the socket lives on. */
 export async function handleFrame(deps: Deps, hub: ChatHub, peer: Peer, raw: string | Buffer): Promise<void> {
-  const frame = parseFrame(raw);
-  if (frame instanceof AppError) return void peer.send(renderErrorFrame(frame));
+  const json = parseJson(raw);
+  const clientId = clientIdSchema.safeParse(json).data?.client_id;
+  const frame = json instanceof AppError ? json : parseFrame(json);
+  if (frame instanceof AppError) return void peer.send(renderErrorFrame(frame, clientId));
   try {
     await actOn(deps, hub, peer, frame);
   } catch (error) {
-    const clientId = frame.type === "message" ? frame.client_id : undefined;
     const known = toAppError(error);
     if (!known) deps.log.error({ err: error, frame: frame.type, user_id: peer.userId }, "frame failed");
     peer.send(renderErrorFrame(known ?? new AppError("internal_error"), clientId));
@@ -59,21 +61,26 @@ async function sendMessage(deps: Deps, hub: ChatHub, peer: Peer, content: string
   }
 }
 
-function parseFrame(raw: string | Buffer): ClientFrame | AppError {
+/** Names the refused message also where its frame is not valid. */
+const clientIdSchema = z.object({ client_id: z.uuid() });
+
+function parseJson(raw: string | Buffer): unknown {
   if (typeof raw !== "string")
     return new AppError("invalid_frame", {}, "Send text frames with JSON; binary frames are not understood.");
-  let json: unknown;
   try {
-    json = JSON.parse(raw);
+    return JSON.parse(raw);
   } catch {
     return new AppError("invalid_frame", {}, "The frame is not valid JSON.");
   }
+}
+
+function parseFrame(json: unknown): ClientFrame | AppError {
   const result = clientFrameSchema.safeParse(json);
   if (result.success) return result.data;
-  const tooLong = result.error.issues.some((issue) => issue.code === "too_big" && issue.path[0] === "content");
-  return new AppError(tooLong ? "message_too_long" : "invalid_frame", {
-    details: result.error.issues.flatMap(renderIssue),
-  });
+  const { issues } = result.error;
+  const inContent = (code: string) => issues.some((issue) => issue.code === code && issue.path[0] === "content");
+  const code = inContent("too_big") ? "message_too_long" : inContent("custom") ? "validation_failed" : "invalid_frame";
+  return new AppError(code, { details: issues.flatMap(renderIssue) });
 }
 
 function renderErrorFrame(error: AppError, clientId?: string): ErrorFrame {

@@ -2,13 +2,13 @@ import { fileURLToPath } from "node:url";
 import { dirname, join } from "node:path";
 import type { Hono } from "hono";
 import type { Env, RouteSpec } from "../http/env.ts";
-import { renderNotFound } from "../http/problem.ts";
+import { AppError } from "../lib/errors.ts";
 import { renderOpenApi } from "../http/openapi.ts";
 
-const ASSETS: Record<string, string> = {
-  "swagger-ui.css": "text/css; charset=utf-8",
-  "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
-};
+const ASSETS = new Map([
+  ["swagger-ui.css", "text/css; charset=utf-8"],
+  ["swagger-ui-bundle.js", "text/javascript; charset=utf-8"],
+]);
 const FOLDER = dirname(fileURLToPath(import.meta.resolve("swagger-ui-dist/package.json")));
 
 const PAGE = `<!doctype html>
@@ -31,8 +31,8 @@ export function docsRoutes(app: Hono<Env>, specs: RouteSpec[]): void {
   app.get("/docs/start.js", (c) => c.body(START, 200, { "Content-Type": "text/javascript; charset=utf-8" }));
   app.get("/docs/:asset", (c) => {
     const name = c.req.param("asset");
-    const type = ASSETS[name];
-    if (!type) return renderNotFound(c);
+    const type = ASSETS.get(name);
+    if (!type) throw new AppError("not_found");
     return new Response(Bun.file(join(FOLDER, name)), {
       headers: { "Content-Type": type, "Cache-Control": "public, max-age=86400" },
     });

@@ -4,7 +4,7 @@ import type { Deps } from "../deps.ts";
 import { AppError } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import { openSession, type Origin, type Tokens } from "./sessions.ts";
-import { countFailure, forgetFailures, requireNotThrottled } from "./throttle.ts";
+import { countAttempt, forgetFailures, takeBackAttempt } from "./throttle.ts";
 
 type AccountDeps = Pick<Deps, "config" | "sql" | "redis" | "passwords" | "localCounts">;
 export type SignedIn = Tokens & { user: User };
@@ -49,10 +49,12 @@ export async function logIn(
   input: { email: string; password: string; deviceName: string | null },
 ): Promise<SignedIn> {
   const who = { email: input.email, ip: origin.ip };
-  await requireNotThrottled(deps, who);
-  const found = await findUserWithPassword(deps.sql, input.email);
-  if (!(await deps.passwords.verify(input.password, found?.passwordHash ?? null)) || !found) {
-    await countFailure(deps, who);
+  await countAttempt(deps, who);
+  const { found, fits } = await checkPassword(deps, input).catch(async (error: unknown) => {
+    await takeBackAttempt(deps, who);
+    throw error;
+  });
+  if (!found || !fits) {
     await insertAudit(deps.sql, {
       actor: "unknown",
       action: "session.login_failed",
@@ -61,9 +63,9 @@ export async function logIn(
     });
     throw new AppError("invalid_credentials");
   }
+  await forgetFailures(deps, who);
   const { passwordHash: _, ...user } = found;
   if (user.status !== "active") throw new AppError("account_suspended");
-  await forgetFailures(deps, who);
   return deps.sql.begin(async (sql) => {
     await insertAudit(sql, { actor: `user:${user.id}`, action: "session.login", subjectUserId: user.id, ...origin });
     return {
@@ -71,4 +73,10 @@ export async function logIn(
       ...(await openSession(deps, sql, { userId: user.id, deviceName: input.deviceName, ip: origin.ip })),
     };
   });
+}
+
+/** An unknown address costs the same time as a known one. */
+async function checkPassword(deps: AccountDeps, input: { email: string; password: string }) {
+  const found = await findUserWithPassword(deps.sql, input.email);
+  return { found, fits: await deps.passwords.verify(input.password, found?.passwordHash ?? null) };
 }

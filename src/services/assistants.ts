@@ -17,18 +17,18 @@ import type { Identity } from "./accessTokens.ts";
 type AssistantDeps = Pick<Deps, "sql" | "config">;
 
 /**
- * Creates an assistant within the plan's number. `idempotencyKey` names the creation: repeated, it finds the first one's.
+ * Creates an assistant within the plan's number. `claim` names the creation: repeated, it finds the first one's.
  * Throws `assistant_limit_reached`, `voice_not_in_plan`.
  */
 export async function createAssistantFor(
   deps: AssistantDeps,
   actor: Identity,
-  input: { displayName: string | null; voice: string | null; idempotencyKey: string | null },
+  input: { displayName: string | null; voice: string | null; claim: string | null },
 ): Promise<Assistant> {
   const plan = await getPlanOf(deps.sql, actor.userId);
   const voice = input.voice ?? plan.voices[0]!;
   await requireVoice(deps, plan, voice);
-  const id = input.idempotencyKey === null ? newId() : deriveId("assistant", actor.userId, input.idempotencyKey);
+  const id = input.claim === null ? newId() : deriveId("assistant", actor.userId, input.claim);
   const gatewayId = await findPlacement(deps.sql);
   if (!gatewayId) throw new AppError("service_unavailable", { retry_after: 30 });
   const created = await deps.sql.begin((sql) =>

@@ -63,6 +63,23 @@ test("login: right, wrong, unknown; ten failures block this address for this acc
   expect(Number(blocked.headers.get("retry-after"))).toBeGreaterThan(0);
 });
 
+test("forty wrong passwords at once are ten tries; a right one gives its address the count back", async () => {
+  for (const REDIS_URL of [reef.env["REDIS_URL"]!, "redis://127.0.0.1:1"]) {
+    const other = await startProcess({ ...reef.env, REDIS_URL, REDIS_PREFIX: `${crypto.randomUUID()}:` });
+    const user = await makeUser(other);
+    const login = (password: string) => call(other.url, "POST", "/api/auth/login", { email: user.email, password });
+    for (let i = 0; i < 31; i++) expect((await login(user.password)).status).toBe(200);
+    const answers = await Promise.all(Array.from({ length: 40 }, () => login("wrong")));
+    expect(answers.map((answer) => answer.status).sort((a, b) => a - b)).toEqual([
+      ...Array(10).fill(401),
+      ...Array(30).fill(429),
+    ]);
+    const wait = Number(answers.find((answer) => answer.status === 429)!.headers.get("retry-after"));
+    expect(wait).toBeWithin(800, 901);
+    await other.stop();
+  }
+}, 60_000);
+
 test("refresh rotates; a lost answer is given again; parallel refreshes agree", async () => {
   const user = await makeUser(reef);
   const first = (await refresh(user.refreshToken)).body.refresh_token;

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { createServer } from "../../src/server.ts";
 import { createChatHub } from "../../src/services/chatHub.ts";
-import { call, makeAssistant, makeUser, type TestUser } from "../factories.ts";
+import { call, makeAssistant, makeUser, type Answer, type Json, type TestUser } from "../factories.ts";
 import { startTestReef, type TestReef } from "../harness.ts";
 
 /** Every route of the application and who may call it. A new route fails here until it is listed. */
@@ -23,7 +23,7 @@ const TABLE: Record<string, "public" | "user"> = {
   "GET /api/assistants/:id/messages": "user",
   "POST /api/assistants/:id/messages": "user",
 };
-const DOCUMENTS = ["GET /openapi.json", "GET /docs", "GET /docs/start.js", "GET /docs/:asset"];
+const DOCUMENTS = ["GET /openapi.json", "GET /docs", "GET /docs/start.js", "GET /docs/:asset", "GET /ws/chat"];
 const WITH_BODY = new Set([
   "POST /api/auth/signup",
   "POST /api/auth/login",
@@ -38,6 +38,7 @@ let reef: TestReef;
 let owner: TestUser;
 let stranger: TestUser;
 let assistantId: string;
+let description: Json;
 
 beforeAll(async () => {
   reef = await startTestReef();
@@ -49,6 +50,24 @@ afterAll(() => reef.stop());
 
 const pathOf = (path: string) => path.replace(":id", assistantId);
 const split = (route: string) => route.split(" ") as [string, string];
+
+/** Fails when the description does not have this answer for this route. */
+async function expectDescribed(route: string, answer: Answer) {
+  description ??= (await call(reef.url, "GET", "/openapi.json")).body;
+  const [method, path] = split(route);
+  const response = description.paths[path.replace(":id", "{id}")][method.toLowerCase()].responses[answer.status];
+  const schema = response?.content?.["application/json"].schema;
+  const problem = schema?.anyOf?.[1] ?? schema;
+  const codes: string[] = problem?.allOf?.[1].properties.code.enum ?? [];
+  expect([route, answer.status, codes]).toEqual([
+    route,
+    answer.status,
+    expect.arrayContaining(answer.body?.code ? [answer.body.code] : []),
+  ]);
+  expect(response.headers["X-Request-Id"]).toBeDefined();
+  expect(answer.headers.get("x-request-id")).toBeTruthy();
+  expect(response.headers["Retry-After"] !== undefined || !answer.headers.has("retry-after")).toBe(true);
+}
 
 test("the table names every route, and nothing else is mounted", () => {
   const { app, specs } = createServer(reef.deps, createChatHub(reef.deps), () => false);
@@ -68,6 +87,7 @@ describe("user routes", () => {
       for (const token of [undefined, "nonsense"]) {
         const answer = await call(reef.url, method, pathOf(path), WITH_BODY.has(route) ? {} : undefined, token);
         expect([answer.status, answer.body.code]).toEqual([401, "unauthorized"]);
+        await expectDescribed(route, answer);
         expect(answer.body.request_id).toBe(answer.headers.get("x-request-id"));
       }
     });
@@ -81,6 +101,8 @@ describe("user routes", () => {
               : undefined;
         const answer = await stranger.call(method, pathOf(path), body);
         expect([answer.status, answer.body.code]).toEqual([404, "assistant_not_found"]);
+        await expectDescribed(route, answer);
+        await expectDescribed(route, await owner.call(method, path.replace(":id", "17"), body));
         const still = await owner.call("GET", `/api/assistants/${assistantId}`);
         expect([still.body.status, still.body.display_name, still.body.message_count]).toEqual([
           "active",
@@ -106,11 +128,58 @@ describe("bad bodies", () => {
       for (const [body, status, code] of cases) {
         const answer = await call(reef.url, method, pathOf(path), body, owner.token);
         expect([answer.status, answer.body.code]).toEqual([status, code]);
+        await expectDescribed(route, answer);
       }
-      expect(
-        (await call(reef.url, method, pathOf(path), "a=b", owner.token, { "content-type": "text/plain" })).body.code,
-      ).toBe("unsupported_media_type");
+      for (const type of ["text/plain", "application/json,", "application/jsonp"]) {
+        const answer = await call(reef.url, method, pathOf(path), '{"a":1}', owner.token, { "content-type": type });
+        expect([answer.status, answer.body.code]).toEqual([415, "unsupported_media_type"]);
+        await expectDescribed(route, answer);
+      }
     });
+  }
+});
+
+test("further answers are described: suspended, bad query, bad and reused keys, a right one of each kind", async () => {
+  const user = await makeUser(reef);
+  const list = "/api/assistants";
+  const key = (value: string) => ({ "idempotency-key": value });
+  await expectDescribed(`POST ${list}`, await user.call("POST", list, {}, key("x".repeat(201))));
+  const created = await user.call("POST", list, {}, key("one"));
+  await expectDescribed(`POST ${list}`, created);
+  await expectDescribed(`POST ${list}`, await user.call("POST", list, { voice: "alloy" }, key("one")));
+  await expectDescribed(`POST ${list}`, await user.call("POST", list, {}));
+  const messages = `${list}/${created.body.id}/messages`;
+  await expectDescribed(`GET ${list}/:id/messages`, await user.call("GET", `${messages}?limit=x`));
+  for (const path of ["/health", "/livez", "/readyz"])
+    await expectDescribed(`GET ${path}`, await call(reef.url, "GET", path));
+  await reef.sql`update users set status = 'suspended' where id = ${user.id}`;
+  await expectDescribed(`GET ${list}`, await user.call("GET", list));
+  const refresh = await call(reef.url, "POST", "/api/auth/refresh", { refresh_token: user.refreshToken });
+  expect([refresh.status, refresh.body.code]).toEqual([403, "account_suspended"]);
+  await expectDescribed("POST /api/auth/refresh", refresh);
+});
+
+test("what clients of the description need: keys, optional bodies", async () => {
+  await expectDescribed("GET /livez", await call(reef.url, "GET", "/livez"));
+  const { paths } = description;
+  expect(paths["/api/assistants"].post.requestBody.required).toBe(false);
+  expect(paths["/api/auth/logout"].post.requestBody.required).toBe(false);
+  expect(paths["/api/auth/login"].post.requestBody.required).toBe(true);
+  const names = (operation: Json) => (operation.parameters ?? []).map(({ name }: Json) => name);
+  expect(names(paths["/api/assistants/{id}"].put)).toEqual(["id", "Idempotency-Key"]);
+  expect(names(paths["/api/assistants/{id}"].get)).toEqual(["id"]);
+  expect(names(paths["/api/auth/login"].post)).toEqual([]);
+});
+
+test("a wrong method is 405 and says which are right", async () => {
+  for (const [method, path, allow] of [
+    ["PATCH", "/api/assistants", "GET, HEAD, POST"],
+    ["POST", `/api/assistants/${assistantId}`, "DELETE, GET, HEAD, PUT"],
+    ["GET", "/api/auth/login", "POST"],
+    ["POST", "/openapi.json", "GET, HEAD"],
+  ] as const) {
+    const answer = await call(reef.url, method, path);
+    expect([answer.status, answer.body.code, answer.headers.get("allow")]).toEqual([405, "method_not_allowed", allow]);
   }
 });
 

@@ -224,6 +224,8 @@ describe("bad frames", () => {
     expect(chat.frames.filter((frame) => frame.type === "error").map((frame) => frame.code)).toEqual(
       bad.map(([, code]) => code),
     );
+    const clientId = chat.say("x".repeat(32_001));
+    await chat.next("it is told which message was refused", (frame) => frame.client_id === clientId);
     chat.send({ type: "ping" });
     await chat.next("pong", (frame) => frame.type === "pong");
     expect([(await history(user, assistant.id)).length, await usedBy(user)]).toEqual([0, 0]);
@@ -241,6 +243,7 @@ describe("bad frames", () => {
     const stranger = await makeUser(reef);
     for (const token of ["nonsense", stranger.token])
       expect((await openChat(reef, token, assistant.agent_id)).closed?.code).toBe(1008);
+    expect((await openChat(reef, user.token, "%00")).closed?.code).toBe(1008);
     for (let i = 0; i < 9; i++) await openChat(reef, user.token, assistant.agent_id);
     expect((await openChat(reef, user.token, assistant.agent_id)).closed?.code).toBe(4429);
   });

@@ -2,7 +2,16 @@ import { afterAll, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
-import { explain, freePort, lastLines, spawnChild, StartError, waitUntil } from "../../scripts/services/process.ts";
+import {
+  explain,
+  freePort,
+  isDiskFull,
+  lastLines,
+  spawnChild,
+  StartError,
+  waitUntil,
+} from "../../scripts/services/process.ts";
+import { loadEnvFile, urlOf } from "../../scripts/services/settings.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "reef-process-"));
 const root = resolve(import.meta.dir, "../..");
@@ -63,20 +72,54 @@ test("npm start names a bad setting before anything is started", async () => {
   const port = freePort();
   const taken = Bun.listen({ hostname: "127.0.0.1", port, socket: { data() {} } });
   const dataDir = join(folder, "never-made");
-  const run = async (PORT: string) => {
-    const child = Bun.spawn([process.execPath, "scripts/start.ts"], {
+  const run = async (settings: Record<string, string>) => {
+    const child = Bun.spawn([process.execPath, "--no-env-file", "scripts/start.ts"], {
       cwd: root,
-      env: { ...env, PORT, REEF_DATA_DIR: dataDir },
+      env: { ...env, ...settings, REEF_DATA_DIR: dataDir },
       stderr: "pipe",
     });
     return { code: await child.exited, said: await new Response(child.stderr).text() };
   };
-  expect(await run("many")).toEqual({ code: 1, said: "reef: PORT must be a number from 1 to 65535.\n" });
-  const busy = await run(String(port));
+  const bad = await run({ PORT: "many", REDIS_URL: "here", OPENCLAW_GATEWAY_URL: "ws://127.0.0.1:1" });
+  expect(bad.code).toBe(78);
+  for (const name of [
+    "PORT is",
+    "REDIS_URL is",
+    "OPENCLAW_GATEWAY_TOKEN is missing",
+    "OPENCLAW_GATEWAY_DIR is missing",
+  ])
+    expect(bad.said).toContain(`\n  ${name}`);
+  expect((await run({ PORT: "0" })).code).toBe(78);
+  const busy = await run({ PORT: String(port) });
   taken.stop(true);
   expect(busy.code).toBe(1);
   expect(busy.said).toContain(`Port ${port} is in use`);
   expect(existsSync(dataDir)).toBe(false);
+});
+
+test(".env: what is set already wins, none is fine, one that can't be read is a sentence", () => {
+  const file = join(folder, "settings.env");
+  writeFileSync(file, "REEF_TEST_A=file\nREEF_TEST_B=file\n");
+  process.env["REEF_TEST_A"] = "set";
+  loadEnvFile(file);
+  expect([process.env["REEF_TEST_A"], process.env["REEF_TEST_B"]]).toEqual(["set", "file"]);
+  for (const name of ["REEF_TEST_A", "REEF_TEST_B"]) delete process.env[name];
+  loadEnvFile(join(folder, "absent"));
+  expect(() => loadEnvFile(folder)).toThrow(`${folder} can't be read (EISDIR)`);
+});
+
+test("the address shown is the one that listens", () => {
+  expect(["127.0.0.2", "0.0.0.0", "::", "::1"].map((host) => urlOf(host, 3000))).toEqual([
+    "http://127.0.0.2:3000",
+    "http://127.0.0.1:3000",
+    "http://127.0.0.1:3000",
+    "http://[::1]:3000",
+  ]);
+});
+
+test("a folder with room is not full, and looking leaves nothing", () => {
+  expect(isDiskFull(folder)).toBe(false);
+  expect(existsSync(join(folder, "room-left"))).toBe(false);
 });
 
 test("bootstrap refuses an old Node in one sentence", async () => {

@@ -43,6 +43,13 @@ test("every fault is named at once, by name, never by value", () => {
   for (const value of ["seventy", "short-secret", "hidden-value"]) expect(faults.join()).not.toContain(value);
 });
 
+test("an address that the client could not decode is a fault of its variable", () => {
+  expect(faultsOf({ ...GOOD, DATABASE_URL: "postgres://u:100%@127.0.0.1/x" })).toEqual([
+    "DATABASE_URL must be percent-encoded",
+  ]);
+  expect(faultsOf({ ...GOOD, DATABASE_URL: "postgres://u:100%25@127.0.0.1/x" })).toEqual([]);
+});
+
 test("empty is absent; defaults; whether a taken address is told follows the environment's kind", () => {
   const config = loadConfig({ ...GOOD, PORT: "  ", NODE_ENV: "development" });
   expect([config.PORT, config.REVEAL_EMAIL_TAKEN]).toEqual([3000, true]);
