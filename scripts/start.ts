@@ -1,7 +1,7 @@
 import { existsSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { openDataFolder } from "./services/dataFolder.ts";
-import { startGateway } from "./services/gateway.ts";
+import { keepGateway } from "./services/gatewayKeeper.ts";
 import { startPostgres } from "./services/postgres.ts";
 import {
   diskFull,
@@ -9,6 +9,7 @@ import {
   freePort,
   isDiskFull,
   lastLines,
+  present,
   rotateLog,
   spawnChild,
   StartError,
@@ -127,75 +128,6 @@ async function keep(
   run.add(name, service);
   void service.exited.then((code) => run.stop(1, `${name} ended (exit code ${code}): Reef stops.`));
   return service.url;
-}
-
-/** Parks and starts the gateway; when it ends later, again, with growing pauses. Resolves when it first serves. */
-async function keepGateway(
-  run: Run,
-  app: Record<string, string | undefined>,
-  port: number,
-  logs: string,
-): Promise<void> {
-  let pauseMs = 1_000;
-  const startOnce = async () => {
-    await parkAgents(run, app, join(logs, "jobs.log"));
-    const startedAt = performance.now();
-    const gateway = await startGateway({
-      dir: String(app["OPENCLAW_GATEWAY_DIR"]),
-      port,
-      token: String(app["OPENCLAW_GATEWAY_TOKEN"]),
-      env: { ...withoutOpenClaw(process.env), ...pick(app, ["OPENAI_API_KEY", "OPENAI_BASE_URL"]) },
-      log: () => undefined,
-    });
-    run.add("gateway", gateway);
-    void gateway.exited.then((code) => {
-      if (performance.now() - startedAt > 60_000) pauseMs = 1_000;
-      return restart(`the gateway ended (exit code ${code})`);
-    });
-  };
-  const restart = async (what: string): Promise<void> => {
-    if (run.stopping()) return;
-    run.say(`${what}: starting it again in ${pauseMs / 1000} s`);
-    await Bun.sleep(pauseMs);
-    pauseMs = Math.min(pauseMs * 2, 30_000);
-    if (run.stopping()) return;
-    await startOnce().then(
-      () => run.say("the gateway serves again"),
-      (error: unknown) => restart(explain(error, logs)),
-    );
-  };
-  await startOnce();
-}
-
-/** A personal OpenClaw's variables in this shell are not for our gateway. */
-function withoutOpenClaw(source: Record<string, string | undefined>): Record<string, string | undefined> {
-  return Object.fromEntries(Object.entries(source).filter(([name]) => !name.startsWith("OPENCLAW_")));
-}
-
-function pick(source: Record<string, string | undefined>, names: string[]): Record<string, string | undefined> {
-  return Object.fromEntries(names.map((name) => [name, source[name]]));
-}
-
-function present(source: Record<string, string | undefined>): Record<string, string> {
-  return Object.fromEntries(
-    Object.entries(source).filter((entry): entry is [string, string] => entry[1] !== undefined),
-  );
-}
-
-/** Writes the gateway's configuration with nobody in it and puts sleeping agents' files aside: only before it starts. */
-async function parkAgents(run: Run, app: Record<string, string | undefined>, logFile: string): Promise<void> {
-  rotateLog(logFile);
-  const job = spawnChild({
-    command: [process.execPath, "--no-env-file", "src/jobs/parkAgents.ts"],
-    env: present(app),
-    deathSignal: "KILL",
-    logFile,
-  });
-  const timer = setTimeout(() => job.kill("SIGKILL"), 60_000);
-  const code = await job.exited;
-  clearTimeout(timer);
-  if (code !== 0 && !run.stopping())
-    run.say(`parking sleeping agents failed (see ${logFile}): ${lastLines(logFile, 1)}`);
 }
 
 async function startApplication(

@@ -74,7 +74,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     options.log(`gateway: starting (${Math.round((performance.now() - startedAt) / 1000)} s)`);
   }, 2_500);
   try {
-    if (!(await waitUntil(child, 120_000, () => isReady(port), 100))) {
+    if (!(await waitUntil(child, 120_000, () => isServing(port), 100))) {
       await child.stop("SIGKILL", 0);
       throw (await child.exited) === 78 ? refusal(configFile, logFile) : startFailure("The gateway", logFile);
     }
@@ -111,7 +111,8 @@ function environment(options: GatewayOptions, dir: string, configFile: string): 
   };
 }
 
-async function isReady(port: number): Promise<boolean> {
+/** Whether the gateway on this port takes chats. */
+export async function isServing(port: number): Promise<boolean> {
   const answer = await fetch(`http://127.0.0.1:${port}/readyz`, { signal: AbortSignal.timeout(2_000) });
   return answer.ok;
 }

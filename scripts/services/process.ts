@@ -143,3 +143,10 @@ export function isDiskFull(folder: string): boolean {
 export function diskFull(path: string): string {
   return `The disk that holds ${path} is full: free some space and start again.`;
 }
+
+/** An environment without the variables that are not set. */
+export function present(source: Record<string, string | undefined>): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(source).filter((entry): entry is [string, string] => entry[1] !== undefined),
+  );
+}

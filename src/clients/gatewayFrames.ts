@@ -130,6 +130,12 @@ function readAgentEvent(agent: z.infer<typeof agentEventSchema> | undefined): Ru
     return { kind: "preamble", runId, text: toStorable(data.progressText) };
   if (stream === "item" && data.kind === "tool" && data.phase === "start") return { kind: "tool", runId };
   if (stream === "run_status" && data.phase === "retrying")
-    return { kind: "retrying", runId, reason: data.reason ?? "unavailable" };
+    return { kind: "retrying", runId, reason: renderRetry(data.reason) };
   return null;
+}
+
+/** Why the model is asked again, in words that are ours: nothing of the provider reaches a person. */
+function renderRetry(reason: string | undefined): "busy" | "slow" | "unavailable" {
+  if (reason === "rate_limit" || reason === "overloaded") return "busy";
+  return reason === "timeout" ? "slow" : "unavailable";
 }

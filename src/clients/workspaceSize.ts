@@ -90,7 +90,11 @@ async function cutLongFiles(files: File[]): Promise<number> {
 
 async function cutFile(path: string, bytes: number): Promise<void> {
   const file = await open(path, constants.O_WRONLY | constants.O_NOFOLLOW);
-  await file.truncate(bytes).finally(() => file.close());
+  try {
+    await file.truncate(bytes);
+  } finally {
+    await file.close();
+  }
 }
 
 function limitOf(file: File): number {

@@ -14,7 +14,8 @@ export function connectDatabase(url: string, options: { max: number; name: strin
       application_name: options.name,
       TimeZone: "UTC",
       statement_timeout: 30_000,
-      idle_in_transaction_session_timeout: 30_000,
+      // A process that stands still in a transaction must not keep its locks from the others.
+      idle_in_transaction_session_timeout: 5_000,
     },
     transform: { column: { from: postgres.toCamel, to: postgres.fromCamel } },
     types: { bigint: { to: 20, from: [20], parse: Number, serialize: String } },

@@ -161,7 +161,7 @@ async function waitUntilApplied(deps: ReconcilerDeps, ids: Set<string>, text: st
     }
     await sleep(POLL_MS, pass.signal);
   }
-  if (signal.aborted) throw new Error("stopped while the gateway was taking its configuration");
+  pass.signal.throwIfAborted();
   const status = await deps.gateway.readConfigStatus();
   deps.log.error(
     { valid: status.valid, applied: status.applied, issues: status.issues.slice(0, 5) },

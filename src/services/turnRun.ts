@@ -274,8 +274,7 @@ export class TurnRun {
   }
 
   private tellText(offset: number): void {
-    const retrying = this.retryReason === null ? null : renderRetry(this.retryReason);
-    this.hub.textGrew(this.turn, { text: this.answer.sent, offset, retrying });
+    this.hub.textGrew(this.turn, { text: this.answer.sent, offset, retrying: this.retryReason });
   }
 
   private expectText(ms: number, budget: string): void {
@@ -294,10 +293,4 @@ export class TurnRun {
     clearTimeout(this.between);
     this.onOver();
   }
-}
-
-/** Why it takes longer, in words that are ours: nothing of the provider reaches a person. */
-function renderRetry(reason: string): string {
-  if (reason === "rate_limit" || reason === "overloaded") return "busy";
-  return reason === "timeout" ? "slow" : "unavailable";
 }
