@@ -28,7 +28,10 @@ export async function startRealGateway(folder: string): Promise<CellGateway> {
   const port = freePort();
   let gateway: Gateway;
   const start = async () => {
-    await parkAgents({ ...PARK_SETTINGS, OPENCLAW_GATEWAY_DIR: dir, OPENAI_BASE_URL: model.url }, join(folder, "park.log"));
+    await parkAgents(
+      { ...PARK_SETTINGS, OPENCLAW_GATEWAY_DIR: dir, OPENAI_BASE_URL: model.url },
+      join(folder, "park.log"),
+    );
     gateway = await startGateway({
       dir,
       port,

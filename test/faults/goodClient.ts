@@ -21,6 +21,7 @@ interface Options {
 
 const CONNECT_MS = 5_000;
 const ACK_MS = 5_000;
+const WAKE_MS = 2_000;
 const RETRY_BASE_MS = 200;
 const RETRY_CAP_MS = 3_000;
 /** A server that was silent for so many heartbeats is gone, whatever the connection looks like. */
@@ -50,6 +51,7 @@ export class GoodClient {
   private socket: WebSocket | null = null;
   private timer: ReturnType<typeof setTimeout> | undefined;
   private heartbeat: ReturnType<typeof setInterval> | undefined;
+  private heartbeatMs = 0;
   private heardAt = 0;
   private attempt = 0;
   private server = 0;
@@ -89,7 +91,10 @@ export class GoodClient {
     if (!socket || !this.connected) return this.retry(0);
     const sleptUntil = Date.now();
     this.write({ type: "ping" });
-    this.timer = setTimeout(() => (this.heardAt < sleptUntil ? this.lose(socket, "silent after sleep") : undefined), 2_000);
+    this.timer = setTimeout(() => {
+      if (this.heardAt < sleptUntil) this.lose(socket, "silent after sleep");
+      else this.beat(socket);
+    }, WAKE_MS);
     for (const entry of this.outbox) this.transmit(entry);
   }
 
@@ -155,11 +160,17 @@ export class GoodClient {
     clearTimeout(this.timer);
     this.connected = true;
     this.attempt = 0;
-    this.heartbeat = setInterval(() => {
-      if (Date.now() - this.heardAt > frame.heartbeat_ms * SILENT_HEARTBEATS) this.lose(socket, "silent");
-      else this.write({ type: "ping" });
-    }, frame.heartbeat_ms);
+    this.heartbeatMs = frame.heartbeat_ms;
+    this.beat(socket);
     for (const entry of this.outbox) this.transmit(entry);
+  }
+
+  private beat(socket: WebSocket): void {
+    clearInterval(this.heartbeat);
+    this.heartbeat = setInterval(() => {
+      if (Date.now() - this.heardAt > this.heartbeatMs * SILENT_HEARTBEATS) this.lose(socket, "silent");
+      else this.write({ type: "ping" });
+    }, this.heartbeatMs);
   }
 
   private transmit(entry: Stored["outbox"][number]): void {

@@ -55,6 +55,8 @@ describe("a fault", () => {
 
 function note(id: string, outcome: { outcome: string; seconds: number }, startedAt: number): void {
   const tookSeconds = (Date.now() - startedAt) / 1000;
+  if (full)
+    console.log(`${id}: ${outcome.outcome} ${outcome.seconds.toFixed(1)} (the cell took ${tookSeconds.toFixed(1)})`);
   if (report) appendFileSync(report, `${JSON.stringify({ id, ...outcome, tookSeconds })}\n`);
 }
 

@@ -1,6 +1,6 @@
 import type postgres from "postgres";
-import { until } from "../harness.ts";
-import { SAID, type World } from "./world.ts";
+import * as harness from "../harness.ts";
+import { PATIENCE_MS, SAID, type World } from "./world.ts";
 
 export const MOMENTS = [
   "before ack",
@@ -12,6 +12,8 @@ export const MOMENTS = [
   "committed",
 ] as const;
 export type Moment = (typeof MOMENTS)[number];
+
+const until = (what: string, check: () => Promise<boolean> | boolean) => harness.until(what, check, PATIENCE_MS);
 
 /** Lets what was held go on, model included. Call it once the fault is there. */
 export type Release = () => void;
@@ -95,10 +97,7 @@ function lockConversation(world: World): Promise<Release> {
 }
 
 /** Takes a lock in a transaction that stays open until it is released, or Postgres is killed. */
-async function lock(
-  sql: postgres.Sql,
-  take: (tx: postgres.TransactionSql) => Promise<unknown>,
-): Promise<Release> {
+async function lock(sql: postgres.Sql, take: (tx: postgres.TransactionSql) => Promise<unknown>): Promise<Release> {
   const held = Promise.withResolvers<void>();
   const released = Promise.withResolvers<void>();
   const over = sql.begin(async (tx) => {

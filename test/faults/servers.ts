@@ -97,7 +97,12 @@ function parentOf(pid: number): number {
   try {
     // The name before it may hold anything, but no bracket behind its own.
     const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-    return Number(stat.slice(stat.lastIndexOf(")") + 1).trim().split(" ")[1]);
+    return Number(
+      stat
+        .slice(stat.lastIndexOf(")") + 1)
+        .trim()
+        .split(" ")[1],
+    );
   } catch {
     return 0;
   }

@@ -1,3 +1,5 @@
+import { mkdtempSync } from "node:fs";
+import { join } from "node:path";
 import postgres from "postgres";
 import { newId } from "../../src/lib/ids.ts";
 import { makeAssistant, makeUser, type Json } from "../factories.ts";
@@ -34,80 +36,114 @@ export interface World {
   assistantId: string;
   userId: string;
   letTheOtherIn(): void;
+  keepTheOtherOut(): void;
   /** Device one anew, from what it had stored. */
   restartPhone(stored: Stored): void;
   close(): Promise<void>;
 }
 
+/** For steps that are quick, unless the machine is busy. */
+export const PATIENCE_MS = 30_000;
 export const SAID = "tell me something long";
 const PARTS = ["This is the first part of the answer, ", "then comes its middle, ", "and this is the end."];
 
-async function openNetwork(servers: Servers, gateway: CellGateway): Promise<Network> {
-  const [postgres, redis, toGateway] = await Promise.all([
-    Proxy.open(() => servers.postgres.port()),
-    Proxy.open(() => servers.redis.port()),
-    Proxy.open(() => gateway.port()),
-  ]);
-  return { postgres, redis, gateway: toGateway };
+export async function openWorld(servers: Servers, gateway: CellGateway): Promise<World> {
+  const closers: (() => unknown)[] = [];
+  const close = async () => {
+    for (const closer of closers.splice(0).reverse()) await closer();
+  };
+  const openProxy = async (target: () => number) => {
+    const proxy = await Proxy.open(target);
+    closers.push(() => proxy.close());
+    return proxy;
+  };
+  const parts: Parts = { servers, gateway, openProxy, closers };
+  try {
+    const { url, sql } = await openDatabase(parts);
+    const script = new Script(PARTS);
+    closers.push(() => script.open());
+    const prefix = `${newId()}:`;
+    const networkOfA = await openNetwork(parts);
+    const networkOfB = await openNetwork(parts);
+    networkOfB.gateway.refuse();
+    const a = openProcess(parts, "a", { network: networkOfA, database: url, prefix });
+    const b = openProcess(parts, "b", { network: networkOfB, database: url, prefix });
+    await Promise.all([a.start(), b.start()]);
+    await a.ready();
+    gateway.play(script);
+    const person = await makePerson(a, sql);
+    const devices = await openDevices(parts, person, a, b);
+    return {
+      ...{ sql, servers, gateway, script, a, b, networkOfA, close },
+      ...{ phoneNetwork: devices.phoneNetwork, devices: devices.pair, restartPhone: devices.restartPhone },
+      assistantId: person.assistant.id,
+      userId: person.userId,
+      letTheOtherIn: () => networkOfB.gateway.pass(),
+      keepTheOtherOut: () => {
+        networkOfB.gateway.refuse();
+        networkOfB.gateway.cut();
+      },
+    };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+/** What the parts of a world are made with; each registers its end. */
+interface Parts {
+  servers: Servers;
+  gateway: CellGateway;
+  openProxy(target: () => number): Promise<Proxy>;
+  closers: (() => unknown)[];
+}
+
+/** A clone of its own, and the test's way to it, which is never struck. */
+async function openDatabase({ servers, openProxy, closers }: Parts): Promise<{ url: string; sql: postgres.Sql }> {
+  const base = through(servers.postgresUrl, await openProxy(() => servers.postgres.port()));
+  const url = await createTestDatabase(base);
+  const options = { onnotice: () => undefined, transform: { column: { from: postgres.toCamel } } };
+  const sql = postgres(url, { ...options, max: 6 });
+  closers.push(async () => {
+    await sql.end({ timeout: 1 });
+    const admin = postgres(base, { ...options, max: 1 });
+    await admin.unsafe(`drop database "${new URL(url).pathname.slice(1)}" with (force)`).catch(() => undefined);
+    await admin.end({ timeout: 1 });
+  });
+  return { url, sql };
+}
+
+async function openNetwork({ servers, gateway, openProxy }: Parts): Promise<Network> {
+  return {
+    postgres: await openProxy(() => servers.postgres.port()),
+    redis: await openProxy(() => servers.redis.port()),
+    gateway: await openProxy(() => gateway.port()),
+  };
+}
+
+function openProcess(
+  { servers, gateway, closers }: Parts,
+  name: string,
+  given: { network: Network; database: string; prefix: string },
+): ApiProcess {
+  const logs = mkdtempSync(join(servers.folder, "logs-"));
+  const api = new ApiProcess(name, settings({ gateway, redis: servers.redisUrl, ...given }), logs);
+  closers.push(() => api.kill());
+  return api;
+}
+
+async function openDevices({ openProxy, closers }: Parts, person: Person, a: ApiProcess, b: ApiProcess) {
+  const phoneNetwork = [await openProxy(() => a.port), await openProxy(() => b.port)];
+  const otherNetwork = [await openProxy(() => b.port), await openProxy(() => a.port)];
+  const pair: World["devices"] = [newDevice(person, 1, phoneNetwork), newDevice(person, 2, otherNetwork)];
+  closers.push(() => pair.forEach((device) => device.close()));
+  await until("both devices are connected", () => pair.every((device) => device.connected), PATIENCE_MS);
+  const restartPhone = (stored: Stored) => void (pair[0] = newDevice(person, 3, phoneNetwork, stored));
+  return { pair, phoneNetwork, restartPhone };
 }
 
 function through(url: string, proxy: Proxy): string {
   return Object.assign(new URL(url), { port: String(proxy.port) }).toString();
-}
-
-export async function openWorld(servers: Servers, gateway: CellGateway): Promise<World> {
-  const control = await Proxy.open(() => servers.postgres.port());
-  const database = await createTestDatabase(through(servers.postgresUrl, control));
-  const sql = postgres(database, { max: 6, onnotice: () => undefined, transform: { column: { from: postgres.toCamel } } });
-  const networkOfA = await openNetwork(servers, gateway);
-  const networkOfB = await openNetwork(servers, gateway);
-  networkOfB.gateway.refuse();
-  const prefix = `${newId()}:`;
-  const processFor = (name: string, network: Network) => {
-    const env = settings({ gateway, network, database, redis: servers.redisUrl, prefix });
-    return new ApiProcess(name, env, servers.folder);
-  };
-  const a = processFor("a", networkOfA);
-  const b = processFor("b", networkOfB);
-  const proxies = [control, ...Object.values(networkOfA), ...Object.values(networkOfB)] as Proxy[];
-  const close = async () => {
-    for (const device of devices) device.close();
-    script.open();
-    await Promise.all([a.kill(), b.kill()]);
-    await sql.end({ timeout: 1 });
-    const admin = postgres(through(servers.postgresUrl, control), { max: 1, onnotice: () => undefined });
-    await admin.unsafe(`drop database "${new URL(database).pathname.slice(1)}" with (force)`).catch(() => undefined);
-    await admin.end({ timeout: 1 });
-    for (const proxy of proxies) proxy.close();
-  };
-  const devices: GoodClient[] = [];
-  const script = new Script(PARTS);
-  try {
-    await a.start();
-    await Promise.all([b.start(), a.ready()]);
-    gateway.play(script);
-    const person = await makePerson(a, sql);
-    const toA = () => Proxy.open(() => a.port);
-    const toB = () => Proxy.open(() => b.port);
-    const ways = await Promise.all([toA(), toB(), toA(), toB()]);
-    proxies.push(...ways);
-    const device = (seed: number, servers: Proxy[], stored?: Stored) => newDevice(person, seed, servers, stored);
-    const [toAFromOne, toBFromOne, toAFromTwo, toBFromTwo] = ways as [Proxy, Proxy, Proxy, Proxy];
-    devices.push(device(1, [toAFromOne, toBFromOne]), device(2, [toBFromTwo, toAFromTwo]));
-    await until("both devices are connected", () => devices.every((one) => one.connected));
-    return {
-      sql, servers, gateway, script, a, b, networkOfA, close,
-      phoneNetwork: [toAFromOne, toBFromOne],
-      devices: devices as [GoodClient, GoodClient],
-      assistantId: person.assistant.id,
-      userId: person.userId,
-      letTheOtherIn: () => networkOfB.gateway.pass(),
-      restartPhone: (stored) => (devices[0] = device(3, [toAFromOne, toBFromOne], stored)),
-    };
-  } catch (error) {
-    await close();
-    throw new Error(`the cell could not begin: ${String(error)}\n${a.log()}\n${b.log()}`);
-  }
 }
 
 interface Person {
@@ -122,7 +158,7 @@ async function makePerson(api: ApiProcess, sql: postgres.Sql): Promise<Person> {
   await until(
     "the assistant is awake",
     async () => (await sql`select 1 from assistants where id = ${assistant.id} and state = 'awake'`).length === 1,
-    30_000,
+    PATIENCE_MS,
   );
   return { userId: user.id, token: user.token, assistant };
 }
