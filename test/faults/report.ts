@@ -26,7 +26,8 @@ Where the cell is about the gateway, it is the real OpenClaw.
   the model was asked and says nothing. **first chunk**, **middle**: both devices have that much. **final seen**: the
   answer is whole and waits to be stored. **committed**: it is stored, and the process does not know yet.
 - **answered 4**: both devices showed the whole answer four seconds after the strike began. **given back**: both showed an
-  honest failure, and the message was not charged.
+  honest failure, and the message was not charged. Most of what a killed gateway costs is its own start (nine seconds on two
+idle cores, twice that on busy ones).
 
 After each cell one more message is answered on both devices. Then: one row for each question, one turn, one answer; no gap
 in the numbers; the day's counter equals the ledger; both devices show exactly the stored rows; chunks came without gap

@@ -74,8 +74,15 @@ export async function openWorld(servers: Servers, gateway: CellGateway): Promise
     const person = await makePerson(a, sql);
     const devices = await openDevices(parts, person, a, b);
     return {
-      ...{ sql, servers, gateway, script, a, b, networkOfA, close },
-      ...{ phoneNetwork: devices.phoneNetwork, devices: devices.pair, restartPhone: devices.restartPhone },
+      sql,
+      servers,
+      gateway,
+      script,
+      a,
+      b,
+      networkOfA,
+      close,
+      ...devices,
       assistantId: person.assistant.id,
       userId: person.userId,
       letTheOtherIn: () => networkOfB.gateway.pass(),
@@ -94,7 +101,7 @@ export async function openWorld(servers: Servers, gateway: CellGateway): Promise
 interface Parts {
   servers: Servers;
   gateway: CellGateway;
-  openProxy(target: () => number): Promise<Proxy>;
+  openProxy: (target: () => number) => Promise<Proxy>;
   closers: (() => unknown)[];
 }
 
@@ -135,11 +142,11 @@ function openProcess(
 async function openDevices({ openProxy, closers }: Parts, person: Person, a: ApiProcess, b: ApiProcess) {
   const phoneNetwork = [await openProxy(() => a.port), await openProxy(() => b.port)];
   const otherNetwork = [await openProxy(() => b.port), await openProxy(() => a.port)];
-  const pair: World["devices"] = [newDevice(person, 1, phoneNetwork), newDevice(person, 2, otherNetwork)];
-  closers.push(() => pair.forEach((device) => device.close()));
-  await until("both devices are connected", () => pair.every((device) => device.connected), PATIENCE_MS);
-  const restartPhone = (stored: Stored) => void (pair[0] = newDevice(person, 3, phoneNetwork, stored));
-  return { pair, phoneNetwork, restartPhone };
+  const devices: World["devices"] = [newDevice(person, 1, phoneNetwork), newDevice(person, 2, otherNetwork)];
+  closers.push(() => devices.forEach((device) => device.close()));
+  await until("both devices are connected", () => devices.every((device) => device.connected), PATIENCE_MS);
+  const restartPhone = (stored: Stored) => void (devices[0] = newDevice(person, 3, phoneNetwork, stored));
+  return { devices, phoneNetwork, restartPhone };
 }
 
 function through(url: string, proxy: Proxy): string {
