@@ -6,6 +6,7 @@ import { startPostgres } from "./services/postgres.ts";
 import { explain, freePort, lastLines, rotateLog, spawnChild, StartError, waitUntil } from "./services/process.ts";
 import { startRedis } from "./services/redis.ts";
 import { createRun, type Run } from "./services/run.ts";
+import { writeRunningFile } from "./services/runningFile.ts";
 import { startFakeOpenAi } from "../test/fakes/openai.ts";
 
 const help = `Starts Reef and everything it stands on, and prints "ready http://127.0.0.1:PORT" when it serves.
@@ -92,12 +93,9 @@ async function start(run: Run, settings: Settings): Promise<void> {
     env("DATABASE_URL") ?? keep(run, "Postgres", startPostgres({ dataDir: folder("postgres"), durable: true, log })),
     env("REDIS_URL") ?? keep(run, "Redis", startRedis({ dataDir: folder("redis"), log })),
   ]);
-  const application = startApplication(
-    run,
-    settings,
-    { ...app, DATABASE_URL: databaseUrl, REDIS_URL: redisUrl },
-    folder("logs"),
-  );
+  const connected = { ...app, DATABASE_URL: databaseUrl, REDIS_URL: redisUrl };
+  writeRunningFile(data.path, connected);
+  const application = startApplication(run, settings, connected, folder("logs"));
   await Promise.all([gateway, run.waitFor("application", application)]);
   run.ready(`http://127.0.0.1:${settings.port}`);
 }

@@ -6,6 +6,7 @@ import { sleep, withDeadline } from "./lib/retry.ts";
 import { createChatSockets } from "./routes/chat.ts";
 import { createServer } from "./server.ts";
 import { createChatHub } from "./services/chatHub.ts";
+import { startMonitor } from "./services/monitor.ts";
 import { startReconciler } from "./services/reconciler.ts";
 import { startTurnEngine } from "./services/turnEngine.ts";
 
@@ -30,6 +31,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
   const http = createServer(deps, hub, () => draining);
   const engine = startTurnEngine(deps, hub);
   const reconciler = startReconciler(deps);
+  const monitor = startMonitor(deps);
 
   const hear = (notice: Notice) => {
     if (notice.kind === "turn") engine.wake();
@@ -74,7 +76,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
       const listening = server.stop(false);
       sockets.closeAll("restart");
       clearInterval(sweeper);
-      await Promise.all([engine.stop(DRAIN_MS), reconciler.stop()]);
+      await Promise.all([engine.stop(DRAIN_MS), reconciler.stop(), monitor.stop()]);
       await withDeadline(listening, 1000, "open requests").catch(() => server.stop(true));
       await withDeadline(unlisten(), 1000, "unlisten").catch(() => undefined);
       await deps.close();

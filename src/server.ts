@@ -3,11 +3,13 @@ import type { Deps } from "./deps.ts";
 import { requireUser } from "./http/auth.ts";
 import { createRouter, type Env, type RouteSpec } from "./http/env.ts";
 import { idempotency } from "./http/idempotency.ts";
-import { limitBody, requestLog, securityHeaders } from "./http/middleware.ts";
+import { limitBody, measure, requestLog, securityHeaders } from "./http/middleware.ts";
+import { requireOperator } from "./http/operator.ts";
 import { renderNotFound, renderProblem } from "./http/problem.ts";
 import { assistantRoutes } from "./routes/assistants.ts";
 import { authRoutes } from "./routes/auth.ts";
 import { docsRoutes } from "./routes/docs.ts";
+import { metricsRoutes } from "./routes/metrics.ts";
 import { systemRoutes } from "./routes/system.ts";
 import type { ChatHub } from "./services/chatHub.ts";
 
@@ -18,9 +20,13 @@ export interface HttpServer {
 
 /** The HTTP application: what runs before every route, and which file serves which address. */
 export function createServer(deps: Deps, hub: ChatHub, isDraining: () => boolean): HttpServer {
-  const router = createRouter({ public: [], user: [requireUser(deps), idempotency(deps)] });
+  const router = createRouter({
+    public: [],
+    user: [requireUser(deps), idempotency(deps)],
+    operator: [requireOperator],
+  });
   const { app, specs } = router;
-  app.use(requestLog(deps.log), securityHeaders(), limitBody());
+  app.use(requestLog(deps.log), measure(deps.metrics), securityHeaders(), limitBody());
   app.onError(renderProblem);
   app.notFound(renderNotFound);
 
@@ -31,6 +37,9 @@ export function createServer(deps: Deps, hub: ChatHub, isDraining: () => boolean
 
   // Signed-in users
   assistantRoutes(router, deps, hub);
+
+  // Operators
+  metricsRoutes(router, deps, hub);
 
   return { app, specs };
 }

@@ -46,7 +46,7 @@ function renderResponses(spec: RouteSpec): Record<string, object> {
   for (const [status, schema] of Object.entries(spec.responses)) {
     responses[status] = {
       description: status === "204" ? "Done" : "OK",
-      ...(schema ? { content: { "application/json": { schema: schemaOf(schema, "output") } } } : {}),
+      ...(schema ? { content: { [spec.produces ?? "application/json"]: { schema: schemaOf(schema, "output") } } } : {}),
     };
   }
   for (const code of errorsOf(spec)) {
@@ -65,6 +65,7 @@ function errorsOf(spec: RouteSpec) {
   return [
     ...spec.errors,
     ...(spec.body ? (["validation_failed", "invalid_json", "body_too_large"] as const) : []),
+    ...(spec.access === "operator" ? (["not_found"] as const) : []),
     ...(spec.access === "user" ? (["unauthorized", "token_expired", "session_revoked"] as const) : []),
   ];
 }

@@ -2,6 +2,7 @@ import type { RunEvent } from "../clients/gatewayFrames.ts";
 import { GatewayError } from "../clients/gatewayConnection.ts";
 import { markStreaming, requeueTurn, type ClaimedTurn } from "../db/turns.ts";
 import type { Deps } from "../deps.ts";
+import { secondsSince } from "../lib/ids.ts";
 import { sleep } from "../lib/retry.ts";
 import { addEvent, emptyAnswer, restartAnswer, textOf } from "./answerText.ts";
 import type { ChatHub } from "./chatHub.ts";
@@ -10,7 +11,7 @@ import { readRun, type RunRecord } from "./runHistory.ts";
 import { getTextUsage } from "../db/usage.ts";
 import { ERRORS } from "../lib/errors.ts";
 
-type RunDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "processId">;
+type RunDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "processId" | "metrics">;
 
 const HISTORY_ROWS = 200;
 const ABORT_WAIT_MS = 15_000;
@@ -130,6 +131,7 @@ export function startTurnRun(deps: RunDeps, hub: ChatHub, turn: ClaimedTurn, onE
       try {
         const message = await finishTurn(deps, turn, outcome);
         if (message) hub.messageStored(turn.assistantId, message.seq, message);
+        if (message) deps.metrics.turn.observe({ status: outcome.status }, secondsSince(turn.id));
         if (message) await announceEnd(outcome);
         break;
       } catch (err) {
@@ -187,6 +189,7 @@ export function startTurnRun(deps: RunDeps, hub: ChatHub, turn: ClaimedTurn, onE
     if (event.kind === "text") retryReason = null;
     if (fresh === "") return;
     hub.textGrew(turn.assistantId, turn.id, answer.sent, offset);
+    if (first) deps.metrics.firstText.observe(secondsSince(turn.id));
     if (first)
       markStreaming(deps.sql, { id: turn.id, owner: deps.processId }).catch((err: unknown) =>
         log.warn({ err }, "turn not marked as streaming"),
