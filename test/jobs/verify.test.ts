@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
+import { writeRunningFile } from "../../scripts/services/runningFile.ts";
 import { loadConfig } from "../../src/config.ts";
 import type { Sql } from "../../src/db/connect.ts";
 import { listConfigured } from "../../src/db/invariants.ts";
@@ -336,9 +337,10 @@ describe("planted and found, and nothing else", () => {
 });
 
 describe("the command", () => {
-  const script = resolve(import.meta.dir, "../../src/jobs/verify.ts");
-  const run = async (env: Record<string, string>, ...args: string[]) => {
-    const child = Bun.spawn([process.execPath, "--no-env-file", script, ...args], {
+  const root = resolve(import.meta.dir, "../..");
+  const run = (env: Record<string, string>, ...args: string[]) => runScript("src/jobs/verify.ts", env, ...args);
+  const runScript = async (script: string, env: Record<string, string>, ...args: string[]) => {
+    const child = Bun.spawn([process.execPath, "--no-env-file", join(root, script), ...args], {
       env: { PATH: process.env["PATH"] ?? "", ...env },
       stdout: "pipe",
       stderr: "pipe",
@@ -366,6 +368,12 @@ describe("the command", () => {
     const healthy = await startTestReef();
     try {
       expect(await run(healthy.env)).toMatchObject({ code: 0, said: "" });
+      // As npm start tells it: only settings of ours, for its owner only.
+      writeRunningFile(healthy.dir, { ...healthy.env, OPENAI_API_KEY: "sk-planted" });
+      const file = join(healthy.dir, "running.json");
+      expect([statSync(file).mode & 0o777, readFileSync(file, "utf8").includes("sk-planted")]).toEqual([0o600, false]);
+      const found = await runScript("scripts/verify.ts", { REEF_DATA_DIR: healthy.dir });
+      expect([found.code, found.out.trim().split("\n").at(-1)]).toEqual([0, "18 of 18 hold, 0 violated"]);
       await healthy.gateway.stop();
       const { code, out } = await run(healthy.env);
       expect([code, out.trim().split("\n").at(-1)]).toEqual([2, "16 of 18 hold, 0 violated, 2 could not be checked"]);
