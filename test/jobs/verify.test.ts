@@ -123,8 +123,15 @@ async function insertRunning(person: Person): Promise<string> {
 }
 
 const config = () => join(reef.dir, "openclaw.json");
-const writeConfig = async () =>
-  deps.workspaces.writeConfig(renderFor(deps, await listConfigured(sql, deps.config.GATEWAY_ID)));
+/** Puts the file right, and waits until the gateway lives by it: the next case is to find only its own. */
+const writeConfig = async () => {
+  const wanted = await listConfigured(sql, deps.config.GATEWAY_ID);
+  await deps.workspaces.writeConfig(renderFor(deps, wanted));
+  await until("the gateway has taken it", async () => {
+    const listed = new Set(await deps.gateway.listAgents());
+    return listed.size === wanted.length + 1 && wanted.every(({ agentId }) => listed.has(agentId));
+  });
+};
 /** Changes the file for as long as a case looks. */
 const edit = (change: (text: string) => string) => async () => {
   writeFileSync(config(), change(readFileSync(config(), "utf8")));
@@ -274,7 +281,6 @@ const CASES: [string, string[], (person: Person) => Promise<Undo>][] = [
     async ({ assistantId, agentId }) => {
       await sql`update assistants set status = 'deleted', purge_step = 'purged', state = 'asleep' where id = ${assistantId}`;
       await writeConfig();
-      await until("the gateway has let go", async () => !(await deps.gateway.listAgents()).includes(agentId));
       await deps.workspaces.purge(agentId);
     },
   ],
