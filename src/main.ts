@@ -8,15 +8,10 @@ async function main(): Promise<void> {
   const config = loadConfig(process.env);
   const log = createLog(config.LOG_LEVEL);
   process.on("unhandledRejection", (err) => log.error({ err }, "unhandled rejection"));
-  // The database client can throw here when a connection is cut while it writes (postgres 3.4.9, connection.js): the
-  // query itself is rejected and tried again. Anything else leaves us in an unknown state: end, and be started again.
+  // We would be in an unknown state: end, and be started again.
   process.on("uncaughtException", (err) => {
-    const harmless = err.stack?.includes("postgres/src/connection.js") ?? false;
-    log[harmless ? "warn" : "fatal"](
-      { err },
-      harmless ? "a database connection was cut while writing" : "uncaught exception",
-    );
-    if (!harmless) process.exit(1);
+    log.fatal({ err }, "uncaught exception");
+    process.exit(1);
   });
   const deps = createDeps(config, log);
   const reef = await startReef(deps);

@@ -2,6 +2,7 @@ import { registerGateway } from "./db/gateways.ts";
 import { migrate } from "./db/migrate.ts";
 import { listen, type Notice } from "./db/notify.ts";
 import type { Deps } from "./deps.ts";
+import { startLoop } from "./lib/loop.ts";
 import { sleep, withDeadline } from "./lib/retry.ts";
 import { createChatSockets } from "./routes/chat.ts";
 import { createServer } from "./server.ts";
@@ -11,6 +12,7 @@ import { startReconciler } from "./services/reconciler.ts";
 import { startTurnEngine } from "./services/turnEngine.ts";
 
 const SWEEP_MS = 5_000;
+const RESYNC_MS = 30_000;
 const DRAIN_MS = 8_000;
 const DATABASE_WAIT_MS = 60_000;
 
@@ -33,6 +35,16 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
   const reconciler = startReconciler(deps);
   const monitor = startMonitor(deps);
 
+  const resync = startLoop({
+    name: "chat resync",
+    run: () => hub.resync(),
+    debounceMs: 100,
+    maxWaitMs: 1000,
+    resyncMs: RESYNC_MS,
+    backoffMs: 500,
+    log,
+  });
+
   const hear = (notice: Notice) => {
     if (notice.kind === "turn") engine.wake();
     else if (notice.kind === "stop") engine.wakeStops();
@@ -50,7 +62,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
   const catchUp = () => {
     engine.wakeStops();
     reconciler.wake();
-    hub.refreshAll();
+    resync.wake();
   };
   const unlisten = await listen(deps.sql, hear, catchUp);
   const server = Bun.serve({
@@ -76,7 +88,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
       const listening = server.stop(false);
       sockets.closeAll("restart");
       clearInterval(sweeper);
-      await Promise.all([engine.stop(DRAIN_MS), reconciler.stop(), monitor.stop()]);
+      await Promise.all([engine.stop(DRAIN_MS), reconciler.stop(), resync.stop(), monitor.stop()]);
       await withDeadline(listening, 1000, "open requests").catch(() => server.stop(true));
       await withDeadline(unlisten(), 1000, "unlisten").catch(() => undefined);
       await deps.close();

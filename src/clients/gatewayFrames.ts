@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { toStorable } from "../lib/text.ts";
 
 /**
  * The frames of the gateway protocol, version 4, as far as Reef reads them. Source: the pinned gateway itself
@@ -124,9 +125,9 @@ function readAgentEvent(agent: z.infer<typeof agentEventSchema> | undefined): Ru
   if (!agent) return null;
   const { runId, stream, data } = agent;
   if (stream === "assistant" && data.text !== undefined && data.itemId)
-    return { kind: "text", runId, itemId: data.itemId, text: data.text };
+    return { kind: "text", runId, itemId: data.itemId, text: toStorable(data.text) };
   if (stream === "item" && data.kind === "preamble" && data.progressText)
-    return { kind: "preamble", runId, text: data.progressText };
+    return { kind: "preamble", runId, text: toStorable(data.progressText) };
   if (stream === "item" && data.kind === "tool" && data.phase === "start") return { kind: "tool", runId };
   if (stream === "run_status" && data.phase === "retrying")
     return { kind: "retrying", runId, reason: data.reason ?? "unavailable" };

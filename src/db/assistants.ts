@@ -119,3 +119,11 @@ export async function touchAssistant(sql: Queryable, key: { userId: string; id: 
     where id = ${key.id} and user_id = ${key.userId} and status = 'active' returning state`;
   if (row && row.state !== "awake") await notify(sql, "assistant", key.id);
 }
+
+/** How far conversations have come: to find those of which something was missed. Ids, numbers and states only. */
+export async function listConversationHeads(
+  sql: Queryable,
+  ids: string[],
+): Promise<Pick<Assistant, "id" | "lastSeq" | "state">[]> {
+  return sql`select id, last_seq, state from assistants where id = any(${ids}::uuid[]) and status <> 'deleted'`;
+}

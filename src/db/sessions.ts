@@ -95,3 +95,11 @@ export async function findIdentity(
     where s.id = ${input.sessionId} and s.user_id = ${input.userId}`;
   return row ?? null;
 }
+
+/** Those of the sessions that have ended, or whose user may not talk any more. */
+export async function listEndedSessions(sql: Queryable, ids: string[]): Promise<string[]> {
+  const rows = await sql<{ id: string }[]>`
+    select s.id from refresh_tokens s join users u on u.id = s.user_id
+    where s.id = any(${ids}::uuid[]) and (s.revoked_at is not null or u.status <> 'active')`;
+  return rows.map((row) => row.id);
+}

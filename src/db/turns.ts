@@ -21,11 +21,14 @@ export interface ClaimedTurn extends Turn {
   content: string;
   /** How often it was claimed; from the second time on the gateway may know it already. */
   attempts: number;
+  /** Milliseconds since it was first dispatched: its budgets do not begin anew with another process. */
+  ageMs: number;
 }
 
 const columns = (sql: Queryable) =>
   sql`t.id, t.assistant_id, t.user_id, t.gateway_id, t.seq, t.status, t.stop_requested, t.error_code`;
 const claimed = (sql: Queryable) => sql`${columns(sql)}, t.attempts,
+  (extract(epoch from now() - t.dispatched_at) * 1000)::int as age_ms,
   (select agent_id from assistants where id = t.assistant_id) as agent_id,
   (select display_name from assistants where id = t.assistant_id) as display_name,
   (select content from messages where turn_id = t.id and role = 'user') as content`;
@@ -80,7 +83,7 @@ export async function claimTurns(
     )
     update turns t set status = 'dispatched', attempts = attempts + 1, dispatched_at = now(), lease_owner = ${input.owner},
       lease_until = now() + make_interval(secs => ${input.leaseMs / 1000})
-    from chosen where t.id = chosen.id and t.status = 'queued'
+    from chosen where t.id = chosen.id and t.status = 'queued' and not t.stop_requested
     returning ${claimed(sql)}`;
 }
 
@@ -121,14 +124,15 @@ export async function markStreaming(sql: Queryable, input: { id: string; owner: 
     where id = ${input.id} and lease_owner = ${input.owner} and status = 'dispatched'`;
 }
 
-/** Gives a claimed turn back to the queue: its assistant turned out not to be ready. */
+/** Gives a claimed turn back to the queue: its assistant turned out not to be ready. Call it in a transaction. */
 export async function requeueTurn(
   sql: Queryable,
   input: { id: string; owner: string; assistantId: string },
 ): Promise<void> {
-  await sql`
+  const result = await sql`
     update turns set status = 'queued', lease_owner = null, lease_until = null
-    where id = ${input.id} and lease_owner = ${input.owner} and status = 'dispatched'`;
+    where id = ${input.id} and lease_owner = ${input.owner} and status in ('dispatched', 'streaming')`;
+  if (result.count === 0) return;
   await sql`update assistants set state = 'waking' where id = ${input.assistantId} and state = 'awake'`;
   await notify(sql, "assistant", input.assistantId);
 }
@@ -156,12 +160,16 @@ export async function requestStop(
   return rows;
 }
 
-/** Ends a turn; false when it had ended before: then nothing else of the finish may happen. */
+/**
+ * Ends a turn; false when it had ended before, or when its lease is another process's: then nothing else of the finish
+ * may happen. `owner`: who runs it; null ends one that is still queued.
+ */
 export async function endTurn(
   sql: Queryable,
   input: {
     id: string;
     userId: string;
+    owner: string | null;
     status: "done" | "failed" | "stopped";
     errorCode: string | null;
     inputTokens: number | null;
@@ -172,7 +180,9 @@ export async function endTurn(
   const result = await sql`
     update turns set status = ${input.status}, error_code = ${input.errorCode}, finished_at = now(), lease_until = null,
       input_tokens = ${input.inputTokens}, output_tokens = ${input.outputTokens}, cost_micro_usd = ${input.costMicroUsd}
-    where id = ${input.id} and user_id = ${input.userId} and status in ('queued', 'dispatched', 'streaming')`;
+    where id = ${input.id} and user_id = ${input.userId} and (
+      (${input.owner}::uuid is null and status = 'queued')
+      or (lease_owner = ${input.owner} and status in ('dispatched', 'streaming')))`;
   return result.count === 1;
 }
 
@@ -180,9 +190,9 @@ export async function endTurn(
 export async function findRunningTurn(
   sql: Queryable,
   key: { userId: string; assistantId: string },
-): Promise<string | null> {
-  const [row] = await sql<{ id: string }[]>`
-    select id from turns
+): Promise<{ id: string; seq: number } | null> {
+  const [row] = await sql<{ id: string; seq: number }[]>`
+    select id, seq from turns
     where assistant_id = ${key.assistantId} and user_id = ${key.userId} and status in ('dispatched', 'streaming')`;
-  return row?.id ?? null;
+  return row ?? null;
 }

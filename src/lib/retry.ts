@@ -24,3 +24,23 @@ export function withDeadline<T>(promise: Promise<T>, ms: number, what: string): 
   const timer = setTimeout(() => deadline.reject(new Error(`${what} took longer than ${ms} ms`)), ms);
   return Promise.race([promise, deadline.promise]).finally(() => clearTimeout(timer));
 }
+
+/**
+ * Asks until there is an answer, with pauses from 100 ms to two seconds; null when `signal` aborted first. `onFailure`
+ * hears of every tenth failure.
+ */
+export async function askUntilAnswered<T>(
+  ask: () => Promise<T>,
+  signal: AbortSignal,
+  onFailure: (error: unknown) => void,
+): Promise<T | null> {
+  for (let tries = 0; !signal.aborted; tries++) {
+    try {
+      return await ask();
+    } catch (error) {
+      if (tries % 10 === 0) onFailure(error);
+      await sleep(Math.min(2000, 100 * 2 ** tries), signal);
+    }
+  }
+  return null;
+}

@@ -29,7 +29,7 @@ type Opening =
       assistant: Assistant;
       afterSeq: number;
       connected: ServerFrame;
-      turnId: string | null;
+      turn: { id: string; seq: number } | null;
     }
   | { ok: false; code: number; reason: string };
 interface SocketData {
@@ -54,6 +54,7 @@ const afterSeqSchema = z.coerce.number().int().min(0).max(Number.MAX_SAFE_INTEGE
 /** The chat socket on Bun's own WebSocket server. */
 export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
   const sockets = new Set<ServerWebSocket<SocketData>>();
+  let closing = false;
   return {
     async upgrade(request, server) {
       const url = new URL(request.url);
@@ -63,7 +64,7 @@ export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
         offered.find((part) => part.startsWith("bearer."))?.slice("bearer.".length) ??
         url.searchParams.get("token") ??
         "";
-      const opening = await prepare(deps, hub, url, token);
+      const opening = await prepare(deps, url, token);
       const headers = offered.includes(CHAT_SUBPROTOCOL) ? { "Sec-WebSocket-Protocol": CHAT_SUBPROTOCOL } : {};
       if (server.upgrade(request, { data: { opening, peer: null, work: Promise.resolve(), waiting: 0 }, headers }))
         return undefined;
@@ -77,11 +78,15 @@ export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
       open(ws) {
         const { opening } = ws.data;
         if (!opening.ok) return ws.close(opening.code, opening.reason);
+        if (closing) return sendAway(ws, "restart");
+        // Counted here, where nothing can come between the count and the join.
+        if (hub.countOf(opening.identity.userId) >= MAX_SOCKETS_PER_USER)
+          return ws.close(CLOSE.tooManySockets, "too many sockets");
         sockets.add(ws);
         const peer = createPeer(ws, opening, deps.metrics.frames);
         ws.data.peer = peer;
         peer.send(opening.connected);
-        hub.join(opening.assistant, peer, opening.turnId);
+        hub.join(opening.assistant, peer, opening.turn);
       },
       message(ws, raw) {
         const { data } = ws;
@@ -97,7 +102,7 @@ export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
         if (ws.data.peer) ws.data.peer.lastHeardMs = Date.now();
       },
       drain(ws) {
-        if (ws.data.peer && !ws.data.peer.isSlow()) hub.catchUp(ws.data.peer);
+        if (ws.data.peer && !ws.data.peer.isSlow()) void hub.catchUp(ws.data.peer);
       },
       close(ws) {
         sockets.delete(ws);
@@ -115,13 +120,17 @@ export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
       }
     },
     closeAll(reason) {
-      for (const ws of sockets) {
-        // Spread out, or every client of this process would come back in the same instant.
-        ws.data.peer?.send({ type: "disconnected", reason, retry_after_ms: Math.round(250 + Math.random() * 2000) });
-        ws.close(CLOSE.restart, reason);
-      }
+      closing = true;
+      for (const ws of sockets) sendAway(ws, reason);
     },
   };
+}
+
+function sendAway(ws: ServerWebSocket<SocketData>, reason: string): void {
+  // Spread out, or every client of this process would come back in the same instant.
+  const retryAfterMs = Math.round(250 + Math.random() * 2000);
+  ws.send(JSON.stringify({ type: "disconnected", reason, retry_after_ms: retryAfterMs } satisfies ServerFrame));
+  ws.close(CLOSE.restart, reason);
 }
 
 function refuseFlood(peer: Peer): void {
@@ -129,7 +138,7 @@ function refuseFlood(peer: Peer): void {
   peer.send({ type: "error", code: error.code, message: error.message, ...error.extras });
 }
 
-async function prepare(deps: Deps, hub: ChatHub, url: URL, token: string): Promise<Opening> {
+async function prepare(deps: Deps, url: URL, token: string): Promise<Opening> {
   try {
     const identity = await authenticate(deps, token);
     const assistant = await findAssistantByAgent(deps.sql, {
@@ -137,14 +146,12 @@ async function prepare(deps: Deps, hub: ChatHub, url: URL, token: string): Promi
       agentId: url.searchParams.get("agent_id") ?? "",
     });
     if (!assistant) return { ok: false, code: CLOSE.policy, reason: "there is no such assistant" };
-    if (hub.countOf(identity.userId) >= MAX_SOCKETS_PER_USER)
-      return { ok: false, code: CLOSE.tooManySockets, reason: "too many sockets" };
     await wakeAssistant(deps, identity, assistant.id);
     const usage = await getTextUsage(deps.sql, identity.userId);
     const after = afterSeqSchema.safeParse(url.searchParams.get("after_seq") ?? undefined);
     const afterSeq = Math.min(after.data ?? assistant.lastSeq, assistant.lastSeq);
-    const turnId = await findRunningTurn(deps.sql, { userId: identity.userId, assistantId: assistant.id });
-    return { ok: true, identity, assistant, afterSeq, turnId, connected: renderConnected(deps, assistant, usage) };
+    const turn = await findRunningTurn(deps.sql, { userId: identity.userId, assistantId: assistant.id });
+    return { ok: true, identity, assistant, afterSeq, turn, connected: renderConnected(deps, assistant, usage) };
   } catch (error) {
     if (error instanceof AppError) return { ok: false, code: CLOSE.policy, reason: error.message.slice(0, 100) };
     deps.log.error({ err: error }, "chat socket could not be opened");

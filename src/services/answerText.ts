@@ -24,6 +24,12 @@ export function textOf(answer: AnswerText): string {
   return [answer.closed, answer.current].filter((part) => part !== "").join(SEPARATOR);
 }
 
+/** All that was said, as far as anybody knows: what clients have seen of an earlier run counts, too. */
+export function saidIn(answer: AnswerText): string {
+  const text = textOf(answer);
+  return text.length >= answer.sent.length ? text : answer.sent;
+}
+
 /** Takes an event in; returns the text that clients have not seen yet ("" for none) and moves `sent` on. */
 export function addEvent(answer: AnswerText, event: RunEvent): string {
   if (event.kind === "text") {

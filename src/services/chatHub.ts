@@ -1,17 +1,37 @@
 import { z } from "zod";
-import type { Assistant } from "../db/assistants.ts";
+import { listConversationHeads, type Assistant } from "../db/assistants.ts";
 import type { Message } from "../db/messages.ts";
+import { listEndedSessions } from "../db/sessions.ts";
 import type { Deps } from "../deps.ts";
+import { sleep } from "../lib/retry.ts";
 import { CLOSE, type ServerFrame } from "../protocol/chat.ts";
-import { addMessages, addText, readRoom, syncNow, syncPeer, type Peer, type Room } from "./chatRooms.ts";
+import {
+  addMessages,
+  addText,
+  readRoom,
+  syncNow,
+  syncPeer,
+  type Peer,
+  type Room,
+  type RunningTurn,
+} from "./chatRooms.ts";
+import { createKeptText } from "./keptText.ts";
 
-type HubDeps = Pick<Deps, "sql" | "redis" | "subscriber" | "log" | "config" | "processId">;
+type HubDeps = Pick<Deps, "sql" | "redis" | "subscriber" | "log" | "config" | "processId" | "onClose">;
 
-const TEXT_SECONDS = 3600;
+const RETRY_MS = 1_000;
+/** How long a revoked session is remembered for sockets that are just being opened with its token. */
+const REVOKED_MEMORY_MS = 60_000;
+const HEADS_AT_ONCE = 1_000;
 
 /** What processes tell each other on `chat:{assistantId}`; messages themselves go by Postgres. */
 const busSchema = z.discriminatedUnion("kind", [
-  z.object({ from: z.string(), kind: z.literal("text"), turnId: z.string(), offset: z.number(), content: z.string() }),
+  z.object({
+    from: z.string(),
+    kind: z.literal("text"),
+    turn: z.object({ id: z.string(), seq: z.number(), text: z.string(), retrying: z.string().nullable() }),
+    offset: z.number(),
+  }),
   z.object({
     from: z.string(),
     kind: z.literal("frame"),
@@ -21,12 +41,23 @@ const busSchema = z.discriminatedUnion("kind", [
 ]);
 type BusMessage = z.infer<typeof busSchema>;
 type Outgoing = BusMessage extends infer M ? (M extends BusMessage ? Omit<M, "from"> : never) : never;
+type TurnKey = { assistantId: string; id: string; seq: number };
 
 export type ChatHub = ReturnType<typeof createChatHub>;
 
-/** Connects devices with conversations: everything that any device must see passes here. */
+/**
+ * Connects devices with conversations: everything that any device must see passes here. By level: whatever was missed
+ * (a lost notice, a failed read) is read again, at the latest by `resync`.
+ */
 export function createChatHub(deps: HubDeps) {
   const rooms = new Map<string, Room>();
+  const revoked = new Map<string, number>();
+  const kept = createKeptText(deps);
+  const closing = new AbortController();
+  deps.onClose("chat hub", 500, () => {
+    closing.abort();
+    kept.close();
+  });
   const channelOf = (assistantId: string) => `${deps.config.REDIS_PREFIX}chat:${assistantId}`;
 
   const publish = (assistantId: string, message: Outgoing) => {
@@ -36,50 +67,84 @@ export function createChatHub(deps: HubDeps) {
     for (const peer of room.peers) if (!syncNow(room, peer)) sync(room, peer);
   };
   const sync = (room: Room, peer: Peer) => {
-    syncPeer(deps, room, peer).catch((err: unknown) => deps.log.warn({ err }, "could not catch up; will try again"));
+    syncPeer(deps, room, peer).catch(async (err: unknown) => {
+      deps.log.warn({ err }, "a device could not be brought up to date; trying again");
+      await sleep(RETRY_MS, closing.signal);
+      void refresh(room);
+    });
   };
-  // One read at a time per room; a second wish while one runs is served by one more.
+  // One read at a time per room. What changed after it began may not be in it: then it is read once more.
   const refresh = (room: Room): Promise<void> => {
-    room.reading ??= readOnce(room).finally(() => (room.reading = null));
+    room.stale = true;
+    room.reading ??= readWhileStale(room);
     return room.reading;
   };
-  const readOnce = async (room: Room) => {
-    try {
-      if (!(await readRoom(deps, room))) {
-        for (const peer of room.peers) peer.close(CLOSE.policy, "this assistant was deleted");
-        return;
+  const readWhileStale = async (room: Room): Promise<void> => {
+    while (room.stale && rooms.get(room.assistantId) === room && !closing.signal.aborted) {
+      room.stale = false;
+      try {
+        if (await readRoom(deps, room)) syncAll(room);
+        else for (const peer of room.peers) peer.close(CLOSE.policy, "this assistant was deleted");
+      } catch (err) {
+        deps.log.warn({ err }, "a conversation could not be read; trying again");
+        room.stale = true;
+        await sleep(RETRY_MS, closing.signal);
       }
-      syncAll(room);
-    } catch (err) {
-      deps.log.warn({ err }, "could not read a conversation; the next event tries again");
     }
+    room.reading = null;
   };
-  const readText = async (room: Room, turnId: string) => {
-    const text = await deps.redis.get(`turn:${turnId}:text`).catch(() => null);
-    if (text !== null && addText(room, turnId, 0, text)) syncAll(room);
+  const readText = async (room: Room, turn: TurnKey) => {
+    const text = await kept.read(turn.id);
+    if (text === null) return;
+    const retrying = room.turn?.id === turn.id ? room.turn.retrying : null;
+    if (addText(room, { turn: { id: turn.id, seq: turn.seq, text, retrying }, offset: 0 })) syncAll(room);
   };
   const broadcast = (room: Room, frame: ServerFrame, except?: string) => {
     for (const peer of room.peers) if (peer.id !== except && !peer.isSlow()) peer.send(frame);
   };
-  const hear = (assistantId: string, message: BusMessage) => {
+  const hearText = (room: Room, heard: { turn: RunningTurn; offset: number }) => {
+    if (addText(room, heard)) syncAll(room);
+    else void readText(room, { assistantId: room.assistantId, ...heard.turn });
+    // Redis was faster than Postgres' notice of the message that is being answered.
+    if (room.lastSeq < heard.turn.seq) void refresh(room);
+  };
+  const hear = async (assistantId: string, message: BusMessage) => {
     const room = rooms.get(assistantId);
     if (!room || message.from === deps.processId) return;
-    if (message.kind === "frame") return broadcast(room, message.frame as unknown as ServerFrame, message.except);
-    if (addText(room, message.turnId, message.offset, message.content)) syncAll(room);
-    else void readText(room, message.turnId);
+    if (message.kind === "text") return hearText(room, message);
+    // How a turn ended comes after its message, on every process.
+    if (message.frame.type === "error" || message.frame.type === "usage") await refresh(room);
+    broadcast(room, message.frame as unknown as ServerFrame, message.except);
   };
   deps.subscriber.on("message", (channel: string, payload: string) => {
     const parsed = busSchema.safeParse(parseJson(payload));
-    if (parsed.success) hear(channel.slice(channelOf("").length), parsed.data);
+    if (parsed.success) void hear(channel.slice(channelOf("").length), parsed.data);
   });
   deps.subscriber.on("ready", () => {
     for (const id of rooms.keys()) deps.subscriber.subscribe(channelOf(id)).catch(() => 0);
     for (const room of rooms.values()) void refresh(room);
   });
+  const closeEndedSessions = async () => {
+    const peers = allPeers(rooms);
+    const ended = new Set(await listEndedSessions(deps.sql, [...new Set(peers.map((peer) => peer.sessionId))]));
+    for (const peer of peers) if (ended.has(peer.sessionId)) peer.close(CLOSE.policy, "session revoked");
+  };
+  const refreshChanged = async () => {
+    const ids = [...rooms.keys()];
+    for (let start = 0; start < ids.length; start += HEADS_AT_ONCE) {
+      const some = ids.slice(start, start + HEADS_AT_ONCE);
+      const heads = new Map((await listConversationHeads(deps.sql, some)).map((head) => [head.id, head]));
+      for (const room of some.flatMap((id) => rooms.get(id) ?? [])) {
+        const head = heads.get(room.assistantId);
+        if (head?.lastSeq !== room.lastSeq || head.state !== room.state) void refresh(room);
+      }
+    }
+  };
 
   return {
-    /** Adds a device with its cursor at `peer.seq`; sends what it lacks. */
-    join(assistant: Assistant, peer: Peer, turnId: string | null): void {
+    /** Adds a device with its cursor at `peer.seq`; sends what it lacks. `turn`: the one that is being answered. */
+    join(assistant: Assistant, peer: Peer, turn: { id: string; seq: number } | null): void {
+      if (revoked.has(peer.sessionId)) return peer.close(CLOSE.policy, "session revoked");
       let room = rooms.get(assistant.id);
       if (!room) {
         room = openRoom(assistant);
@@ -87,8 +152,12 @@ export function createChatHub(deps: HubDeps) {
         deps.subscriber.subscribe(channelOf(assistant.id)).catch(() => 0);
       }
       room.peers.add(peer);
-      if (turnId && room.turn?.id !== turnId) void readText(room, turnId);
-      void refresh(room).then(() => sync(room, peer));
+      if (turn && room.turn?.id !== turn.id) {
+        addText(room, { turn: { ...turn, text: "", retrying: null }, offset: 0 });
+        void readText(room, { assistantId: assistant.id, ...turn });
+      }
+      const joined = room;
+      void refresh(room).then(() => sync(joined, peer));
     },
     leave(peer: Peer): void {
       const room = rooms.get(peer.assistantId);
@@ -98,9 +167,11 @@ export function createChatHub(deps: HubDeps) {
       deps.subscriber.unsubscribe(channelOf(peer.assistantId)).catch(() => 0);
     },
     /** Brings a device up to date: after a resume, or when its buffer has drained. */
-    catchUp(peer: Peer): void {
+    async catchUp(peer: Peer): Promise<void> {
       const room = rooms.get(peer.assistantId);
-      if (room) void refresh(room).then(() => sync(room, peer));
+      if (!room) return;
+      await refresh(room);
+      sync(room, peer);
     },
     /** A message was committed. `seq` alone (heard from another process) makes this one read it. */
     messageStored(assistantId: string, seq: number, message?: Message): void {
@@ -113,18 +184,20 @@ export function createChatHub(deps: HubDeps) {
      * An answer began or grew to `text`, from `offset` on (UTF-16 units): to the devices here at once, to others by
      * Redis, which also keeps the text so far for whoever comes later.
      */
-    textGrew(assistantId: string, turnId: string, text: string, offset: number): void {
-      const room = rooms.get(assistantId);
-      if (room && addText(room, turnId, 0, text)) syncAll(room);
-      if (text !== "") deps.redis.set(`turn:${turnId}:text`, text, "EX", TEXT_SECONDS).catch(() => null);
-      publish(assistantId, { kind: "text", turnId, offset, content: text.slice(offset) });
+    textGrew(turn: TurnKey, grown: { text: string; offset: number; retrying: string | null }): void {
+      const { text, offset, retrying } = grown;
+      const room = rooms.get(turn.assistantId);
+      const running = { id: turn.id, seq: turn.seq, retrying };
+      if (room && addText(room, { turn: { ...running, text }, offset: 0 })) syncAll(room);
+      if (text !== "") kept.keep(turn.id, text);
+      publish(turn.assistantId, { kind: "text", turn: { ...running, text: text.slice(offset) }, offset });
     },
     /** What devices have been sent of a turn that another process, or an earlier run, was answering. */
-    async sentText(assistantId: string, turnId: string): Promise<string> {
-      const turn = rooms.get(assistantId)?.turn;
-      const here = turn?.id === turnId ? turn.text : "";
-      const kept = (await deps.redis.get(`turn:${turnId}:text`).catch(() => null)) ?? "";
-      return kept.length > here.length ? kept : here;
+    async sentText(turn: TurnKey): Promise<string> {
+      const known = rooms.get(turn.assistantId)?.turn;
+      const here = known?.id === turn.id ? known.text : "";
+      const there = (await kept.read(turn.id)) ?? "";
+      return there.length > here.length ? there : here;
     },
     /** A frame for every device on an assistant, but one. */
     announce(assistantId: string, frame: ServerFrame, except?: string): void {
@@ -137,11 +210,15 @@ export function createChatHub(deps: HubDeps) {
       if (room) void refresh(room);
     },
     sessionRevoked(sessionId: string): void {
+      const now = Date.now();
+      for (const [id, at] of revoked) if (now - at > REVOKED_MEMORY_MS) revoked.delete(id);
+      revoked.set(sessionId, now);
       for (const peer of allPeers(rooms)) if (peer.sessionId === sessionId) peer.close(CLOSE.policy, "session revoked");
     },
-    /** Something may have been missed everywhere: read everything again. */
-    refreshAll(): void {
-      for (const room of rooms.values()) void refresh(room);
+    /** Something may have been missed: compares every conversation and session that is open here with the rows. */
+    async resync(): Promise<void> {
+      await closeEndedSessions();
+      await refreshChanged();
     },
     peers: () => allPeers(rooms),
     countOf: (userId: string) => allPeers(rooms).filter((peer) => peer.userId === userId).length,
@@ -159,6 +236,7 @@ function openRoom(assistant: Assistant): Room {
     stateReason: assistant.stateReason,
     recent: [],
     turn: null,
+    stale: false,
     reading: null,
   };
 }

@@ -38,8 +38,19 @@ export interface Room {
   stateReason: string | null;
   /** The newest messages without a gap, ending at lastSeq. */
   recent: Message[];
-  turn: { id: string; text: string } | null;
+  turn: RunningTurn | null;
+  /** Something may have changed since the last read began. */
+  stale: boolean;
   reading: Promise<void> | null;
+}
+
+/** The answer that is being written: `seq` numbers the message it answers. */
+export interface RunningTurn {
+  id: string;
+  seq: number;
+  text: string;
+  /** Why the model is being asked again, while it is; nothing is lost, it only takes longer. */
+  retrying: string | null;
 }
 
 /*
@@ -76,7 +87,11 @@ export function syncNow(room: Room, peer: Peer): boolean {
   if (peer.isSlow()) return true;
   const held = messagesAfter(room, peer.seq);
   if (!held) return false;
-  for (const message of held) sendMessage(room, peer, message);
+  for (const message of held) {
+    // The rest when it has drained.
+    if (peer.isSlow()) return true;
+    sendMessage(room, peer, message);
+  }
   syncText(room, peer);
   syncState(room, peer);
   return true;
@@ -90,7 +105,8 @@ function sendMessage(room: Room, peer: Peer, message: Message): void {
 
 function syncText(room: Room, peer: Peer): void {
   const turn = room.turn;
-  if (!turn || peer.isSlow()) return;
+  // An answer never comes before the message it answers.
+  if (!turn || peer.seq < turn.seq || peer.isSlow()) return;
   if (peer.turn?.id !== turn.id) {
     peer.turn = { id: turn.id, offset: 0 };
     peer.send({ type: "typing", agentId: room.agentId, role: "assistant" });
@@ -102,9 +118,12 @@ function syncText(room: Room, peer: Peer): void {
 }
 
 function syncState(room: Room, peer: Peer): void {
-  if (peer.state === room.state || peer.isSlow()) return;
-  peer.state = room.state;
-  peer.send({ type: "state", state: room.state, ...(room.stateReason ? { reason: room.stateReason } : {}) });
+  const retrying = room.turn?.retrying ?? null;
+  const state = retrying === null ? room.state : "retrying";
+  const reason = retrying ?? room.stateReason;
+  if (peer.state === state || peer.isSlow()) return;
+  peer.state = state;
+  peer.send({ type: "state", state, ...(reason ? { reason } : {}) });
 }
 
 function messagesAfter(room: Room, seq: number): Message[] | null {
@@ -127,13 +146,19 @@ export function addMessages(room: Room, messages: Message[]): boolean {
   return true;
 }
 
-/** Text of a running answer that begins at `offset`; false when some before it is missing. */
-export function addText(room: Room, turnId: string, offset: number, content: string): boolean {
-  if (room.recent.some((message) => message.turnId === turnId && message.role === "assistant")) return true;
-  if (room.turn?.id !== turnId) room.turn = { id: turnId, text: "" };
+/**
+ * What was heard of a running answer: `text` begins at `offset`. False when some text before it is missing. Text that
+ * differs from what is known (another run of a lost turn) is left out: devices have seen the first, and the stored
+ * message puts it right.
+ */
+export function addText(room: Room, heard: { turn: RunningTurn; offset: number }): boolean {
+  const { id, seq, text, retrying } = heard.turn;
+  if (room.recent.some((message) => message.turnId === id && message.role === "assistant")) return true;
+  if (room.turn?.id !== id) room.turn = { id, seq, text: "", retrying };
   const turn = room.turn;
-  if (offset > turn.text.length) return false;
-  if (offset + content.length > turn.text.length) turn.text = turn.text.slice(0, offset) + content;
+  turn.retrying = retrying;
+  if (heard.offset > turn.text.length) return false;
+  if (text.startsWith(turn.text.slice(heard.offset))) turn.text = turn.text.slice(0, heard.offset) + text;
   return true;
 }
 

@@ -98,11 +98,13 @@ export type Outcome =
 
 /**
  * Ends a turn, once: the answer's row, the turn's end and the settled reservation in one transaction. Nothing that
- * failed or was never answered is charged. Null when it had ended before: then nothing changed.
+ * failed or was never answered is charged. `owner` is the process that holds the turn's lease, null for a queued turn.
+ * Null when it had ended before or is another process's by now: then nothing changed.
  */
 export async function finishTurn(
   deps: SqlDeps,
   turn: Pick<Turn, "id" | "userId" | "assistantId" | "gatewayId">,
+  owner: string | null,
   outcome: Outcome,
 ): Promise<Message | null> {
   const usage = outcome.status === "failed" ? null : outcome.usage;
@@ -116,8 +118,8 @@ export async function finishTurn(
     const conversation = await lockConversation(sql, turn);
     if (!conversation) return null;
     const errorCode = outcome.status === "failed" ? outcome.code : null;
-    if (!(await endTurn(sql, { id: turn.id, userId: turn.userId, status: outcome.status, errorCode, ...cost })))
-      return null;
+    const end = { id: turn.id, userId: turn.userId, owner, status: outcome.status, errorCode, ...cost };
+    if (!(await endTurn(sql, end))) return null;
     const seq = await nextSeq(sql, turn);
     const message = await insertMessage(sql, {
       id: newId(),

@@ -1,4 +1,5 @@
 import type { HistoryRow } from "../clients/gatewayFrames.ts";
+import { toStorable } from "../lib/text.ts";
 
 /** What the gateway's history tells of one turn, after a crash or at its end. */
 export type RunRecord =
@@ -47,7 +48,7 @@ function joinText(rows: HistoryRow[]): string {
       .join("")
       .trim();
   });
-  return texts.filter((text) => text !== "").join("\n\n");
+  return toStorable(texts.filter((text) => text !== "").join("\n\n"));
 }
 
 // One stored row can stand twice in the history (its text and its tool call): its usage counts once.

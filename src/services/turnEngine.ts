@@ -14,7 +14,7 @@ import { startLoop } from "../lib/loop.ts";
 import { sleep } from "../lib/retry.ts";
 import type { ChatHub } from "./chatHub.ts";
 import { finishTurn } from "./conversations.ts";
-import { startTurnRun, type TurnRun } from "./turnRun.ts";
+import { TurnRun } from "./turnRun.ts";
 
 type EngineDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "processId" | "metrics">;
 
@@ -33,32 +33,36 @@ export function startTurnEngine(deps: EngineDeps, hub: ChatHub) {
     // Our own lease ran out while Postgres was away: the run lives on here.
     if (runs.has(turn.id)) return;
     log.info({ turn_id: turn.id, attempt: turn.attempts }, "turn started");
-    runs.set(
-      turn.id,
-      startTurnRun(deps, hub, turn, () => runs.delete(turn.id) && claimLoop.wake()),
-    );
-    if (turn.stopRequested) runs.get(turn.id)?.stop();
+    const run = new TurnRun(deps, hub, turn, () => {
+      if (runs.get(turn.id) === run) runs.delete(turn.id);
+      claimLoop.wake();
+    });
+    runs.set(turn.id, run);
   };
   const dropQueued = async () => {
     for (const turn of await listTurnsToDrop(sql, { gatewayId, waitMs: config.TURN_WAIT_MS })) {
       const outcome = turn.stopRequested
         ? ({ status: "stopped", text: "", usage: null } as const)
         : ({ status: "failed", text: "", code: "assistant_unavailable" } as const);
-      const message = await finishTurn(deps, turn, outcome);
+      const message = await finishTurn(deps, turn, null, outcome).catch((err: unknown) => {
+        log.warn({ err, turn_id: turn.id }, "turn could not be dropped; trying again");
+        return null;
+      });
       if (!message) continue;
       deps.metrics.turn.observe({ status: outcome.status }, secondsSince(turn.id));
       hub.messageStored(turn.assistantId, message.seq, message);
     }
   };
   const claim = async () => {
+    if (!draining && deps.gateway.isReady()) {
+      for (const turn of await takeOverTurns(sql, { gatewayId, ...lease })) start(turn);
+      const claimed = await sql.begin(async (tx) => {
+        await lockGatewayQueue(tx, gatewayId);
+        return claimTurns(tx, { gatewayId, ...lease, maxRuns: config.GATEWAY_MAX_RUNS });
+      });
+      for (const turn of claimed) start(turn);
+    }
     await dropQueued();
-    if (draining || !deps.gateway.isReady()) return;
-    for (const turn of await takeOverTurns(sql, { gatewayId, ...lease })) start(turn);
-    const claimed = await sql.begin(async (tx) => {
-      await lockGatewayQueue(tx, gatewayId);
-      return claimTurns(tx, { gatewayId, ...lease, maxRuns: config.GATEWAY_MAX_RUNS });
-    });
-    for (const turn of claimed) start(turn);
   };
   const renew = async () => {
     const ids = [...runs.keys()];

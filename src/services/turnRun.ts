@@ -1,231 +1,299 @@
 import type { RunEvent } from "../clients/gatewayFrames.ts";
 import { GatewayError } from "../clients/gatewayConnection.ts";
-import { markStreaming, requeueTurn, type ClaimedTurn } from "../db/turns.ts";
+import { markStreaming, renewLeases, requeueTurn, type ClaimedTurn } from "../db/turns.ts";
+import { getTextUsage } from "../db/usage.ts";
 import type { Deps } from "../deps.ts";
+import { ERRORS } from "../lib/errors.ts";
 import { secondsSince } from "../lib/ids.ts";
-import { sleep } from "../lib/retry.ts";
-import { addEvent, emptyAnswer, restartAnswer, textOf } from "./answerText.ts";
+import type { Log } from "../lib/log.ts";
+import { askUntilAnswered, sleep } from "../lib/retry.ts";
+import { addEvent, emptyAnswer, restartAnswer, saidIn, textOf } from "./answerText.ts";
 import type { ChatHub } from "./chatHub.ts";
 import { finishTurn, type Outcome } from "./conversations.ts";
 import { readRun, type RunRecord } from "./runHistory.ts";
-import { getTextUsage } from "../db/usage.ts";
-import { ERRORS } from "../lib/errors.ts";
 
 type RunDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "processId" | "metrics">;
 
 const HISTORY_ROWS = 200;
 const ABORT_WAIT_MS = 15_000;
-
-export type TurnRun = ReturnType<typeof startTurnRun>;
+const SEND_AGAIN_MS = 500;
+/** A turn that so many processes began and none ended may be what ends them. */
+const MAX_ATTEMPTS = 10;
 
 /**
  * One turn in progress in this process, from its claim to its end.
- * States: sending → following → ending → ended. `sending` may repeat: a turn is sent again, under the same key, until
- * the gateway's history shows that it was taken; `ending` repeats until Postgres has it. Leaves by `onEnd`.
+ * States: sending → following → ending → over. `sending` may repeat: a turn is sent again, under the same key, until
+ * the gateway's history shows that it was taken; `ending` repeats until Postgres has it. Leaves by `onOver`.
  */
-export function startTurnRun(deps: RunDeps, hub: ChatHub, turn: ClaimedTurn, onEnd: () => void) {
-  const log = deps.log.child({ turn_id: turn.id, user_id: turn.userId });
-  const answer = emptyAnswer();
-  const dropped = new AbortController();
-  let complete = turn.attempts === 1;
-  let ending = false;
-  let retryReason: string | null = null;
-  let attempting: Promise<void> | null = null;
-  let between: ReturnType<typeof setTimeout> | undefined;
-  const total = setTimeout(() => void end(() => giveUp("total")), deps.config.TURN_TOTAL_MS);
+export class TurnRun {
+  private readonly log: Log;
+  private readonly answer = emptyAnswer();
+  private readonly over = new AbortController();
+  private readonly total: ReturnType<typeof setTimeout>;
+  private between: ReturnType<typeof setTimeout> | undefined;
+  private attempting: Promise<void> | null = null;
+  private ending = false;
+  /** Whether every event since the run's start was heard, so that the text put together here is the whole answer. */
+  private complete: boolean;
+  private retryReason: string | null = null;
 
-  const expectText = (ms: number, budget: string) => {
-    clearTimeout(between);
-    between = setTimeout(() => void end(() => giveUp(budget)), ms);
-  };
-  /** Sends the turn, or finds out what became of it. Runs at the start and after each lost connection. */
-  const attempt = (): Promise<void> => {
-    attempting ??= tryOnce().finally(() => (attempting = null));
-    return attempting;
-  };
-  const tryOnce = async () => {
-    try {
-      if (turn.attempts > 1 || !complete) {
-        const record = await readRecord();
-        if (record.kind === "answered") return void end(async () => answeredOutcome(record));
-        if (record.kind === "broken") return void end(async () => failure("turn_failed"));
-      }
-      await deps.workspaces.guard({ agentId: turn.agentId, displayName: turn.displayName });
-      const status = await deps.gateway.sendMessage({ agentId: turn.agentId, key: turn.id, text: turn.content });
-      if (status === "started") restartAnswer(answer);
-      if (status === "finished") void end(finalOutcome);
-    } catch (error) {
-      await afterFailedSend(error);
+  constructor(
+    private readonly deps: RunDeps,
+    private readonly hub: ChatHub,
+    readonly turn: ClaimedTurn,
+    private readonly onOver: () => void,
+  ) {
+    this.log = deps.log.child({ turn_id: turn.id, user_id: turn.userId });
+    this.complete = turn.attempts === 1;
+    const leftMs = Math.max(0, deps.config.TURN_TOTAL_MS - turn.ageMs);
+    this.total = setTimeout(() => void this.end(() => this.giveUp("total")), leftMs);
+    this.expectText(deps.config.TURN_FIRST_TEXT_MS, "first text");
+    void this.begin();
+  }
+
+  /** What the gateway says of this run. */
+  handle(event: RunEvent): void {
+    if (this.ending) return;
+    if (event.kind === "final") return void this.end(() => this.finalOutcome());
+    if (event.kind === "error") {
+      this.log.warn({ reason: event.reason }, "model failed");
+      const code = event.reason === "format" ? "turn_failed" : "assistant_unavailable";
+      return void this.end(async () => this.failure(code));
     }
-  };
-  const afterFailedSend = async (error: unknown) => {
+    if (event.kind === "aborted") return this.aborted(event.reason);
+    this.follow(event);
+  }
+
+  /** The connection is back: events may have been missed meanwhile. */
+  reconnected(): void {
+    this.complete = false;
+    if (!this.ending) void this.attempt();
+  }
+
+  stop(): void {
+    void this.end(() => this.stopOutcome());
+  }
+
+  /** The lease is somebody else's, or the turn is over: unless this is its end, forget it without a word. */
+  lost(): void {
+    if (!this.ending) this.leave();
+  }
+
+  forget(): void {
+    this.leave();
+  }
+
+  private async begin(): Promise<void> {
+    if (this.turn.attempts > 1) this.answer.sent = await this.hub.sentText(this.turn);
+    this.tellText(this.answer.sent.length);
+    if (this.turn.stopRequested) return this.stop();
+    if (this.turn.attempts > MAX_ATTEMPTS) return void this.end(() => this.giveUp("attempts"));
+    await this.attempt();
+  }
+
+  /** Sends the turn, or finds out what became of it. Runs at the start and after each lost connection. */
+  private attempt(): Promise<void> {
+    this.attempting ??= this.tryOnce().finally(() => (this.attempting = null));
+    return this.attempting;
+  }
+
+  private async tryOnce(): Promise<void> {
+    try {
+      if (this.turn.attempts > 1 || !this.complete) {
+        const record = await this.readRecord();
+        if (record.kind === "answered") return void this.end(async () => this.answeredOutcome(record));
+        if (record.kind === "broken") return void this.end(async () => this.failure("turn_failed"));
+      }
+      await this.deps.workspaces.guard(this.turn);
+      // Whoever ended the turn meanwhile found nothing to abort: a run begun now would be nobody's.
+      if (this.isOver()) return;
+      const { id, agentId, content } = this.turn;
+      const status = await this.deps.gateway.sendMessage({ agentId, key: id, text: content });
+      if (status === "started") restartAnswer(this.answer);
+      if (status === "finished") void this.end(() => this.finalOutcome());
+    } catch (error) {
+      await this.afterFailedSend(error);
+    }
+  }
+
+  private async afterFailedSend(error: unknown): Promise<void> {
     if (!(error instanceof GatewayError)) {
       // A disk or an answer that makes no sense may do so only for a moment; the budget bounds it.
-      log.error({ err: error }, "turn could not be sent; trying again");
-      return retryLater();
+      this.log.error({ err: error }, "turn could not be sent; trying again");
+      return this.sendAgain();
     }
     // No connection, or an answer lost with it: `reconnected` tries again, and the budgets bound it.
     if (error.kind !== "refused") {
-      complete = false;
-      if (error.code === "TIMEOUT") await retryLater();
+      this.complete = false;
+      if (error.code === "TIMEOUT") await this.sendAgain();
       return;
     }
-    if (/no longer exists in configuration|unknown agent/i.test(error.message))
-      return drop(() => requeueTurn(deps.sql, { id: turn.id, owner: deps.processId, assistantId: turn.assistantId }));
-    if (error.code === "UNAVAILABLE") return retryLater();
-    log.warn({ code: error.code }, "gateway refused the turn");
-    void end(async () => failure("turn_failed"));
-  };
-  const retryLater = async () => {
-    await sleep(500, dropped.signal);
-    complete = false;
-    if (!ending && !dropped.signal.aborted) setTimeout(() => void attempt(), 0);
-  };
-  const readRecord = async (): Promise<RunRecord> => {
-    return readRun(await deps.gateway.readHistory({ agentId: turn.agentId, limit: HISTORY_ROWS }), turn.id);
-  };
-  const failure = (code: "turn_failed" | "assistant_unavailable"): Outcome => ({
-    status: "failed",
-    text: textOf(answer),
-    code,
-  });
-  const answeredOutcome = (record: Extract<RunRecord, { kind: "answered" }>): Outcome => {
-    const text = complete && textOf(answer) !== "" ? textOf(answer) : record.text;
-    return text === "" ? failure("turn_failed") : { status: "done", text, usage: record.usage };
-  };
-  // The gateway says it is done: text from the events, what it cost from the history.
-  const finalOutcome = async (): Promise<Outcome> => {
-    const record = await readRecord().catch(() => null);
-    if (record?.kind === "answered") return answeredOutcome(record);
-    const text = textOf(answer);
-    return complete && text !== "" ? { status: "done", text, usage: null } : failure("turn_failed");
-  };
-  const giveUp = async (budget: string): Promise<Outcome> => {
-    log.warn({ budget, retry_reason: retryReason }, "turn ran out of its budget");
-    await abortForSure();
-    return failure(retryReason === null ? "turn_failed" : "assistant_unavailable");
-  };
-  const stopOutcome = async (): Promise<Outcome> => {
-    await abortForSure();
-    return { status: "stopped", text: textOf(answer), usage: null };
-  };
-  // The next turn may start only when this run is over, or the gateway would steer that one into this.
-  const abortForSure = async () => {
-    const until = Date.now() + ABORT_WAIT_MS;
-    while (Date.now() < until && !dropped.signal.aborted) {
-      try {
-        return await deps.gateway.abortRun({ agentId: turn.agentId, key: turn.id });
-      } catch {
-        await sleep(250, dropped.signal);
-      }
+    if (/no longer exists in configuration|unknown agent/i.test(error.message)) return this.giveBack();
+    if (error.code === "UNAVAILABLE") return this.sendAgain();
+    this.log.warn({ code: error.code }, "gateway refused the turn");
+    void this.end(async () => this.failure("turn_failed"));
+  }
+
+  private async sendAgain(): Promise<void> {
+    this.complete = false;
+    await sleep(SEND_AGAIN_MS, this.over.signal);
+    // After this attempt has ended, or it would wait for itself.
+    setTimeout(() => !this.isOver() && void this.attempt(), 0);
+  }
+
+  /** The assistant went to sleep, or never woke: back to the queue, which wakes it. */
+  private async giveBack(): Promise<void> {
+    if (this.isOver()) return;
+    const { id, assistantId } = this.turn;
+    await this.deps.sql
+      .begin((sql) => requeueTurn(sql, { id, owner: this.deps.processId, assistantId }))
+      .catch((err: unknown) => this.log.warn({ err }, "turn could not be given back; its lease will run out"));
+    this.leave();
+  }
+
+  private follow(event: RunEvent): void {
+    const { config } = this.deps;
+    const offset = this.answer.sent.length;
+    const fresh = addEvent(this.answer, event);
+    if (event.kind === "retrying") {
+      this.retryReason = event.reason;
+      return this.tellText(offset);
     }
-  };
-  /** Settles the turn: finds the outcome, stores it (trying until Postgres has it), then tells everybody. */
-  const end = async (decide: () => Promise<Outcome>) => {
-    if (ending || dropped.signal.aborted) return;
-    ending = true;
-    clearTimeout(total);
-    clearTimeout(between);
-    const outcome = await decide();
-    for (let tries = 0; !dropped.signal.aborted; tries++) {
-      try {
-        const message = await finishTurn(deps, turn, outcome);
-        if (message) hub.messageStored(turn.assistantId, message.seq, message);
-        if (message) deps.metrics.turn.observe({ status: outcome.status }, secondsSince(turn.id));
-        if (message) await announceEnd(outcome);
-        break;
-      } catch (err) {
-        if (tries % 10 === 0) log.warn({ err }, "turn could not be stored yet; trying again");
-        await sleep(Math.min(2000, 100 * 2 ** tries), dropped.signal);
-      }
-    }
-    log.info(
-      {
-        status: outcome.status,
-        code: outcome.status === "failed" ? outcome.code : undefined,
-        characters: outcome.text.length,
-      },
-      "turn ended",
-    );
-    await deps.workspaces.guard({ agentId: turn.agentId, displayName: turn.displayName }).catch(() => 0);
-    leave();
-  };
-  const announceEnd = async (outcome: Outcome) => {
-    if (outcome.status === "failed") {
-      hub.announce(turn.assistantId, {
-        type: "error",
-        code: outcome.code,
-        message: ERRORS[outcome.code].message,
-        turn_id: turn.id,
-      });
-    }
-    const usage = await getTextUsage(deps.sql, turn.userId).catch(() => null);
-    if (usage)
-      hub.announce(turn.assistantId, { type: "usage", text_messages: { used: usage.used, limit: usage.limit } });
-  };
-  const leave = () => {
-    dropped.abort();
-    clearTimeout(total);
-    clearTimeout(between);
-    onEnd();
-  };
-  const drop = async (before: () => Promise<void>) => {
-    await before().catch((err: unknown) => log.warn({ err }, "turn could not be given back; its lease will run out"));
-    leave();
-  };
-  const aborted = (reason: string) => {
-    if (reason === "rpc") void end(async () => ({ status: "stopped", text: textOf(answer), usage: null }));
-    else if (reason === "stop") void end(async () => failure("turn_failed"));
-    // Else the gateway goes down with the run: after its return the turn is sent again.
-    else complete = false;
-  };
-  const follow = (event: RunEvent) => {
-    const first = answer.sent === "";
-    const offset = answer.sent.length;
-    const fresh = addEvent(answer, event);
-    if (event.kind !== "retrying")
-      expectText(answer.sent === "" ? deps.config.TURN_FIRST_TEXT_MS : deps.config.TURN_BETWEEN_TEXT_MS, "text");
-    else retryReason = event.reason;
-    if (event.kind === "text") retryReason = null;
+    this.expectText(this.answer.sent === "" ? config.TURN_FIRST_TEXT_MS : config.TURN_BETWEEN_TEXT_MS, "text");
     if (fresh === "") return;
-    hub.textGrew(turn.assistantId, turn.id, answer.sent, offset);
-    if (first) deps.metrics.firstText.observe(secondsSince(turn.id));
-    if (first)
-      markStreaming(deps.sql, { id: turn.id, owner: deps.processId }).catch((err: unknown) =>
-        log.warn({ err }, "turn not marked as streaming"),
-      );
-  };
+    this.retryReason = null;
+    this.tellText(offset);
+    if (offset > 0) return;
+    this.deps.metrics.firstText.observe(secondsSince(this.turn.id));
+    markStreaming(this.deps.sql, { id: this.turn.id, owner: this.deps.processId }).catch((err: unknown) =>
+      this.log.warn({ err }, "turn not marked as streaming"),
+    );
+  }
 
-  const begin = async () => {
-    if (turn.attempts > 1) answer.sent = await hub.sentText(turn.assistantId, turn.id);
-    hub.textGrew(turn.assistantId, turn.id, answer.sent, answer.sent.length);
-    await attempt();
-  };
+  private aborted(reason: string): void {
+    // "rpc": somebody aborted it, and it was not us. "stop": the model said nothing.
+    if (reason === "rpc" || reason === "stop") void this.end(async () => this.failure("turn_failed"));
+    // Else the gateway goes down with the run: after its return the turn is sent again.
+    else this.complete = false;
+  }
 
-  expectText(deps.config.TURN_FIRST_TEXT_MS, "first text");
-  void begin();
-  return {
-    turn,
-    handle(event: RunEvent): void {
-      if (ending) return;
-      if (event.kind === "final") return void end(finalOutcome);
-      if (event.kind === "error") {
-        log.warn({ reason: event.reason }, "model failed");
-        return void end(async () => failure(event.reason === "format" ? "turn_failed" : "assistant_unavailable"));
+  /** Settles the turn: finds the outcome, stores it, then tells everybody. Null: it is another process's by now. */
+  private async end(decide: () => Promise<Outcome | null>): Promise<void> {
+    if (this.isOver()) return;
+    this.ending = true;
+    clearTimeout(this.total);
+    clearTimeout(this.between);
+    const outcome = await decide();
+    if (outcome) await this.settle(outcome);
+    this.leave();
+  }
+
+  private async settle(outcome: Outcome): Promise<void> {
+    const message = await this.untilStored("turn could not be stored yet", () =>
+      finishTurn(this.deps, this.turn, this.deps.processId, outcome),
+    );
+    if (!message) return this.log.info("turn had ended before, or elsewhere");
+    this.hub.messageStored(this.turn.assistantId, message.seq, message);
+    this.deps.metrics.turn.observe({ status: outcome.status }, secondsSince(this.turn.id));
+    await this.announceEnd(outcome);
+    const code = outcome.status === "failed" ? outcome.code : undefined;
+    this.log.info({ status: outcome.status, code, characters: outcome.text.length }, "turn ended");
+    await this.deps.workspaces.guard(this.turn).catch(() => 0);
+  }
+
+  private async announceEnd(outcome: Outcome): Promise<void> {
+    const { assistantId, id, userId } = this.turn;
+    if (outcome.status === "failed") {
+      const message = ERRORS[outcome.code].message;
+      this.hub.announce(assistantId, { type: "error", code: outcome.code, message, turn_id: id });
+    }
+    const usage = await getTextUsage(this.deps.sql, userId).catch(() => null);
+    if (usage)
+      this.hub.announce(assistantId, { type: "usage", text_messages: { used: usage.used, limit: usage.limit } });
+  }
+
+  private failure(code: "turn_failed" | "assistant_unavailable"): Outcome {
+    return { status: "failed", text: saidIn(this.answer), code };
+  }
+
+  private answeredOutcome(record: Extract<RunRecord, { kind: "answered" }>): Outcome {
+    const heard = textOf(this.answer);
+    const text = this.complete && heard !== "" ? heard : record.text;
+    return text === "" ? this.failure("turn_failed") : { status: "done", text, usage: record.usage };
+  }
+
+  // The gateway says it is done: text from the events, what it cost from the history.
+  private async finalOutcome(): Promise<Outcome> {
+    const record = await this.readRecord().catch(() => null);
+    if (record?.kind === "answered") return this.answeredOutcome(record);
+    const text = textOf(this.answer);
+    return this.complete && text !== "" ? { status: "done", text, usage: null } : this.failure("turn_failed");
+  }
+
+  private async giveUp(budget: string): Promise<Outcome | null> {
+    this.log.warn({ budget, retry_reason: this.retryReason }, "turn ran out of its budget");
+    if (!(await this.holdsLease())) return null;
+    await this.attempting;
+    const record = await this.readRecord().catch(() => null);
+    if (record?.kind === "answered") return this.answeredOutcome(record);
+    await this.abortForSure();
+    const reachable = this.retryReason === null && this.deps.gateway.isReady();
+    return this.failure(reachable ? "turn_failed" : "assistant_unavailable");
+  }
+
+  private async stopOutcome(): Promise<Outcome | null> {
+    if (!(await this.holdsLease())) return null;
+    await this.attempting;
+    await this.abortForSure();
+    return { status: "stopped", text: saidIn(this.answer), usage: null };
+  }
+
+  // A process that stood still may have been replaced: it must not abort what another one follows by now.
+  private async holdsLease(): Promise<boolean> {
+    const lease = { owner: this.deps.processId, ids: [this.turn.id], leaseMs: this.deps.config.TURN_LEASE_MS };
+    const held = await this.untilStored("lease could not be read", () => renewLeases(this.deps.sql, lease));
+    return held?.length === 1;
+  }
+
+  // The next turn may start only when this run is over, or the gateway would steer that one into this.
+  private async abortForSure(): Promise<void> {
+    const until = Date.now() + ABORT_WAIT_MS;
+    while (Date.now() < until && !this.over.signal.aborted) {
+      try {
+        return await this.deps.gateway.abortRun({ agentId: this.turn.agentId, key: this.turn.id });
+      } catch {
+        await sleep(250, this.over.signal);
       }
-      if (event.kind === "aborted") return aborted(event.reason);
-      follow(event);
-    },
-    /** The connection is back: events may have been missed meanwhile. */
-    reconnected(): void {
-      complete = false;
-      if (!ending) void attempt();
-    },
-    stop: () => void end(stopOutcome),
-    /** The lease is somebody else's, or the turn is over: unless this is its end, forget it without a word. */
-    lost: () => {
-      if (!ending) leave();
-    },
-    forget: () => leave(),
-  };
+    }
+  }
+
+  private untilStored<T>(what: string, ask: () => Promise<T>): Promise<T | null> {
+    return askUntilAnswered(ask, this.over.signal, (err) => this.log.warn({ err }, `${what}; trying again`));
+  }
+
+  private async readRecord(): Promise<RunRecord> {
+    const rows = await this.deps.gateway.readHistory({ agentId: this.turn.agentId, limit: HISTORY_ROWS });
+    return readRun(rows, this.turn.id);
+  }
+
+  private tellText(offset: number): void {
+    this.hub.textGrew(this.turn, { text: this.answer.sent, offset, retrying: this.retryReason });
+  }
+
+  private expectText(ms: number, budget: string): void {
+    clearTimeout(this.between);
+    this.between = setTimeout(() => void this.end(() => this.giveUp(budget)), ms);
+  }
+
+  private isOver(): boolean {
+    return this.ending || this.over.signal.aborted;
+  }
+
+  private leave(): void {
+    if (this.over.signal.aborted) return;
+    this.over.abort();
+    clearTimeout(this.total);
+    clearTimeout(this.between);
+    this.onOver();
+  }
 }

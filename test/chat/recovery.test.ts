@@ -22,7 +22,9 @@ const gate = () => {
 };
 
 /** An API process that can be killed like one. */
-async function startChild(env: Record<string, string>): Promise<{ url: string; kill(): Promise<void> }> {
+async function startChild(
+  env: Record<string, string>,
+): Promise<{ url: string; pause(): void; resume(): void; kill(): Promise<void> }> {
   const probe = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
   const port = String(probe.port);
   probe.stop(true);
@@ -46,7 +48,7 @@ async function startChild(env: Record<string, string>): Promise<{ url: string; k
       ),
     15_000,
   );
-  return { url, kill };
+  return { url, pause: () => child.kill("SIGSTOP"), resume: () => child.kill("SIGCONT"), kill };
 }
 
 async function expectOnce(userId: string, text: string): Promise<void> {
@@ -90,6 +92,43 @@ test("the API process is killed in mid-answer: another one takes over, answered,
     .filter((frame) => frame.type === "chunk")
     .reduce((sofar, chunk) => (expect(chunk.offset).toBe(sofar.length), sofar + chunk.content), "");
   expect("First part, second part.".startsWith(text)).toBe(true);
+}, 40_000);
+
+test("a process that stood still is taken over; awake again it neither aborts nor ends what is another's", async () => {
+  reef = await startTestReef();
+  closers.push(() => reef.stop());
+  await reef.stopProcess();
+  const first = await startChild({ ...reef.env, TURN_BETWEEN_TEXT_MS: "2000" });
+  const user = await makeUser(first);
+  const assistant = await makeAssistant(user);
+  const chat = await openChat(first, user.token, assistant.agent_id);
+  const { answer, open } = gate();
+  reef.gateway.setAnswer(answer);
+  chat.say("long");
+  await chat.next("the first part", (frame) => frame.type === "chunk");
+  first.pause();
+  const second = await startProcess(reef.env);
+  closers.push(() => second.stop());
+  reef.sql = second.deps.sql;
+  const other = await openChat(second, user.token, assistant.agent_id, "&after_seq=0");
+  await until(
+    "it is taken over, and the first one's budget is over",
+    async () =>
+      (
+        await reef.sql`select 1 from turns where user_id = ${user.id} and attempts = 2 and dispatched_at < now() - interval '3 seconds'`
+      ).length === 1,
+  );
+  first.resume();
+  // It answers again, so what its timers wanted to do has begun.
+  await until("the first one lives", () =>
+    fetch(`${first.url}/livez`).then(
+      (response) => response.ok,
+      () => false,
+    ),
+  );
+  open();
+  await Promise.all([other.next("the answer", isAnswer), chat.next("the answer", isAnswer)]);
+  await expectOnce(user.id, "First part, second part.");
 }, 40_000);
 
 test("the API process is killed right after the ack: the message is answered by the next one", async () => {

@@ -1,0 +1,42 @@
+import type { Deps } from "../deps.ts";
+
+const LIFE_SECONDS = 3600;
+/** A growing answer is written whole each time, so not more often than this. */
+const WRITE_MS = 250;
+
+/** The text so far of running answers in Redis (`turn:{turnId}:text`), for devices and processes that come late. */
+export interface KeptText {
+  keep(turnId: string, text: string): void;
+  /** Null when Redis has none, or does not answer. */
+  read(turnId: string): Promise<string | null>;
+  close(): void;
+}
+
+export function createKeptText(deps: Pick<Deps, "redis">): KeptText {
+  const pending = new Map<string, { text: string | null; timer: ReturnType<typeof setTimeout> }>();
+  const keyOf = (turnId: string) => `turn:${turnId}:text`;
+  const write = (turnId: string, text: string) => {
+    deps.redis.set(keyOf(turnId), text, "EX", LIFE_SECONDS).catch(() => null);
+    pending.set(turnId, { text: null, timer: setTimeout(() => writeAgain(turnId), WRITE_MS) });
+  };
+  const writeAgain = (turnId: string) => {
+    const text = pending.get(turnId)?.text ?? null;
+    pending.delete(turnId);
+    if (text !== null) write(turnId, text);
+  };
+  return {
+    keep(turnId, text) {
+      const waiting = pending.get(turnId);
+      if (waiting) waiting.text = text;
+      else write(turnId, text);
+    },
+    read: (turnId) => deps.redis.get(keyOf(turnId)).catch(() => null),
+    close() {
+      for (const [turnId, { text, timer }] of pending) {
+        clearTimeout(timer);
+        if (text !== null) deps.redis.set(keyOf(turnId), text, "EX", LIFE_SECONDS).catch(() => null);
+      }
+      pending.clear();
+    },
+  };
+}

@@ -1,0 +1,179 @@
+import { afterEach, expect, test } from "bun:test";
+import type { FakeAnswer } from "../fakes/gateway.ts";
+import { isAnswer, makeAssistant, makeUser, openChat, type Chat, type Json, type TestUser } from "../factories.ts";
+import { startProcess, startTestReef, until, type TestReef } from "../harness.ts";
+
+let reef: TestReef;
+const closers: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const close of closers.splice(0).reverse()) await close();
+  await reef.stop();
+});
+
+function gated(): { answer: FakeAnswer; open: () => void } {
+  const { promise, resolve: open } = Promise.withResolvers<void>();
+  const answer: FakeAnswer = async function* () {
+    yield { text: "First part, " };
+    yield { wait: promise };
+    yield { text: "second part." };
+  };
+  return { answer, open };
+}
+
+async function talk(overrides: Record<string, string> = {}): Promise<{ user: TestUser; assistant: Json; chat: Chat }> {
+  reef = await startTestReef(overrides);
+  const user = await makeUser(reef);
+  const assistant = await makeAssistant(user);
+  await until("it is awake", async () => {
+    const rows = await reef.sql`select 1 from assistants where id = ${assistant.id} and state = 'awake'`;
+    return rows.length === 1;
+  });
+  return { user, assistant, chat: await openChat(reef, user.token, assistant.agent_id) };
+}
+
+test("stop between the claim and the send begins nothing at the gateway; the next message is answered", async () => {
+  const { chat } = await talk();
+  const held = Promise.withResolvers<void>();
+  const guard = reef.deps.workspaces.guard.bind(reef.deps.workspaces);
+  reef.deps.workspaces.guard = async (settings) => {
+    await held.promise;
+    return guard(settings);
+  };
+  chat.say("first");
+  await until(
+    "it is claimed",
+    async () => (await reef.sql`select 1 from turns where status = 'dispatched'`).length > 0,
+  );
+  chat.send({ type: "stop" });
+  await until("the stop is heard", async () => (await reef.sql`select 1 from turns where stop_requested`).length > 0);
+  held.resolve();
+  expect(await chat.next("its end", isAnswer)).toMatchObject({ finish: "stopped", content: "" });
+  expect(reef.gateway.running.length).toBe(0);
+  chat.say("second");
+  await until("the second is answered", () => chat.frames.filter(isAnswer).length === 2);
+  expect(chat.frames.filter(isAnswer)[1]).toMatchObject({ finish: "complete", content: "Echo: second" });
+}, 30_000);
+
+test("stops at any moment after the message leave no run behind", async () => {
+  const { chat } = await talk();
+  for (let delayMs = 0; delayMs < 12; delayMs++) {
+    const { answer, open } = gated();
+    reef.gateway.setAnswer(answer);
+    const ended = chat.frames.filter(isAnswer).length;
+    chat.say("long");
+    await Bun.sleep(delayMs);
+    chat.send({ type: "stop" });
+    await until("it has ended", () => chat.frames.filter(isAnswer).length === ended + 1);
+    expect(reef.gateway.running.length).toBe(0);
+    open();
+  }
+}, 30_000);
+
+test("stop after a take-over keeps what was said, and it is charged", async () => {
+  const { user, assistant, chat } = await talk();
+  const { answer, open } = gated();
+  closers.push(open);
+  reef.gateway.setAnswer(answer);
+  chat.say("long");
+  await chat.next("the first part", (frame) => frame.type === "chunk");
+  const second = await startProcess(reef.env);
+  closers.push(() => second.stop());
+  await reef.stopProcess();
+  reef.sql = second.deps.sql;
+  const again = await openChat(second, user.token, assistant.agent_id, "&after_seq=0");
+  await again.next("the text so far", (frame) => frame.type === "chunk");
+  again.send({ type: "stop" });
+  expect(await again.next("its end", isAnswer)).toMatchObject({ finish: "stopped", content: "First part," });
+  expect((await reef.sql`select status from usage_logs`).map((row) => row["status"])).toEqual(["committed"]);
+}, 40_000);
+
+test("a model that says what no database can hold is answered without it", async () => {
+  const { chat } = await talk();
+  reef.gateway.setAnswer(async function* () {
+    yield { text: "a\u0000b" };
+    yield { text: "c\uD83D" };
+    yield { text: "\uDE00." };
+  });
+  chat.say("hi");
+  const answer = await chat.next("the answer", isAnswer);
+  expect(answer).toMatchObject({ finish: "complete", content: "abc\u{1F600}." });
+  const text = chat.frames.filter((frame) => frame.type === "chunk").map((chunk) => chunk.content);
+  expect(text.join("")).toBe("abc\u{1F600}.");
+}, 20_000);
+
+test("of 25 sockets that a person opens at once ten live, fifteen are closed with 4429", async () => {
+  reef = await startTestReef();
+  const user = await makeUser(reef);
+  const assistant = await makeAssistant(user);
+  const chats = await Promise.all(Array.from({ length: 25 }, () => openChat(reef, user.token, assistant.agent_id)));
+  await until("fifteen are closed", () => chats.filter((chat) => chat.closed?.code === 4429).length === 15);
+  expect(chats.filter((chat) => !chat.closed).length).toBe(10);
+}, 20_000);
+
+test("a session revoked while nobody listened ends its sockets when somebody listens again", async () => {
+  const { user, chat } = await talk();
+  await reef.sql`update refresh_tokens set revoked_at = now() where user_id = ${user.id}`;
+  await reef.sql`select pg_terminate_backend(pid) from pg_stat_activity
+    where datname = current_database() and pid <> pg_backend_pid() and query like 'listen%'`;
+  await until("the socket is closed", () => chat.closed);
+  expect(chat.closed).toMatchObject({ code: 1008 });
+}, 20_000);
+
+test("a slow reader is not waited for, and has everything in order when it reads again", async () => {
+  const { user, assistant, chat } = await talk();
+  const big = "x".repeat(200_000);
+  let n = 0;
+  reef.gateway.setAnswer(async function* () {
+    yield { text: `${n++}:${big}` };
+  });
+  const slow = await openRawChat(reef.url, user.token, assistant.agent_id);
+  closers.push(() => slow.destroy());
+  slow.pause();
+  for (let i = 0; i < 12; i++) {
+    chat.say(`message ${i}`);
+    await until("it is answered", () => chat.frames.filter(isAnswer).length === i + 1);
+  }
+  slow.resume();
+  await until("the slow one has it all", () => slow.messages().length === 24, 20_000);
+  expect(slow.messages().map((message) => message.seq)).toEqual(Array.from({ length: 24 }, (_, i) => i + 1));
+  expect(slow.messages().map((message) => message.content)).toEqual(
+    chat.frames.filter((frame) => frame.type === "message").map((frame) => frame.content),
+  );
+}, 60_000);
+
+/** A client whose reading can be stopped: a WebSocket by hand on a TCP socket. */
+async function openRawChat(url: string, token: string, agentId: string) {
+  const { hostname, port } = new URL(url);
+  const { connect } = await import("node:net");
+  const socket = connect(Number(port), hostname);
+  let received: Buffer = Buffer.alloc(0);
+  socket.on("data", (data: Buffer) => (received = Buffer.concat([received, data])));
+  socket.write(
+    `GET /ws/chat?agent_id=${agentId}&token=${token}&after_seq=0 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n` +
+      "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+  );
+  await until("it is connected", () => received.includes('"connected"'));
+  return {
+    pause: () => socket.pause(),
+    resume: () => socket.resume(),
+    destroy: () => socket.destroy(),
+    messages: () => readFrames(received).filter((frame) => frame.type === "message"),
+  };
+}
+
+/** The JSON of the whole text frames that a server has sent so far (RFC 6455, unmasked). */
+function readFrames(bytes: Buffer): Json[] {
+  const frames: Json[] = [];
+  let at = bytes.indexOf("\r\n\r\n") + 4;
+  while (at + 2 <= bytes.length) {
+    const short = bytes[at + 1]! & 0x7f;
+    const head = short === 126 ? 4 : short === 127 ? 10 : 2;
+    if (at + head > bytes.length) break;
+    const length =
+      short === 126 ? bytes.readUInt16BE(at + 2) : short === 127 ? Number(bytes.readBigUInt64BE(at + 2)) : short;
+    if (at + head + length > bytes.length) break;
+    if ((bytes[at]! & 0x0f) === 1) frames.push(JSON.parse(bytes.toString("utf8", at + head, at + head + length)));
+    at += head + length;
+  }
+  return frames;
+}
