@@ -67,6 +67,12 @@ export function createWorkspaces(dir: string, log: Log) {
       await writeAtomically(configPath, text);
     },
 
+    /** Every agent that has anything here: a workspace (or the draft of one), state, parked state. */
+    async listAgents(): Promise<string[]> {
+      const folders = ["workspaces", join("state", "agents"), "parked"].map((name) => listFolder(join(dir, name)));
+      return [...new Set((await Promise.all(folders)).flat().map((name) => name.split(".")[0]!))];
+    },
+
     /** Erases everything of an agent, for ever. Safe to repeat. The gateway must have let go of it (openclaw.md §8). */
     async purge(agentId: string): Promise<void> {
       for (const path of [workspaceOf(agentId), stateOf(agentId), parkedOf(agentId)])

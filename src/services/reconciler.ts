@@ -4,13 +4,14 @@ import { withAdvisoryLock } from "../db/locks.ts";
 import { decideWorkingSet, markAwake, markFailed, type Placed } from "../db/workingSet.ts";
 import type { Deps } from "../deps.ts";
 import { startLoop, type Loop } from "../lib/loop.ts";
+import { timed } from "../lib/metrics.ts";
 import { sleep } from "../lib/retry.ts";
 import { PLACEHOLDER_AGENT, renderGatewayConfig, type ConfiguredAgent } from "./gatewayConfig.ts";
 import { deleteAgents, eraseAgents, listDoomedAgents } from "./purge.ts";
 
-type ReconcilerDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "redis">;
+type ReconcilerDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "redis" | "metrics">;
 
-const RESYNC_MS = 60_000;
+export const RESYNC_MS = 60_000;
 const POLL_MS = 150;
 /** A gateway that has not seen a change by then is shown the file again: a file watcher may miss one. */
 const SHOW_AGAIN_MS = 2_000;
@@ -37,7 +38,8 @@ export function startReconciler(deps: ReconcilerDeps): Loop {
     run: async (signal) => {
       if (!deps.gateway.isReady()) return;
       const ran = await withAdvisoryLock(deps.sql, `reconciler:${deps.config.GATEWAY_ID}`, async (lock) => {
-        await reconcileOnce(deps, { ...lock, signal: AbortSignal.any([signal, lock.signal]) });
+        const pass = { ...lock, signal: AbortSignal.any([signal, lock.signal]) };
+        await timed(deps.metrics.reconcile, () => reconcileOnce(deps, pass));
         return true;
       });
       // Another process works at it; look again soon, in case it began before what we were woken for.
@@ -130,7 +132,11 @@ function hashOf(text: string): string {
   return createHash("sha256").update(text).digest("hex");
 }
 
-function renderFor(deps: ReconcilerDeps, agents: { agentId: string; model: string }[]): string {
+/** The whole configuration for these agents. */
+export function renderFor(
+  deps: Pick<Deps, "config" | "workspaces">,
+  agents: { agentId: string; model: string }[],
+): string {
   const entries: ConfiguredAgent[] = agents.map(({ agentId, model }) => ({
     agentId,
     model,
