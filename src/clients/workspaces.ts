@@ -30,6 +30,8 @@ export function createWorkspaces(dir: string, log: Log) {
 
   return {
     workspaceOf,
+    /** Where the gateway logs. */
+    logFile: join(dir, "gateway.log"),
 
     /** Makes an agent ready to be configured: its workspace from the templates (never over an existing one), its state unparked. */
     async prepare(settings: AgentSettings): Promise<void> {

@@ -3,7 +3,8 @@ import type { Queryable } from "../db/connect.ts";
 import type { Deps } from "../deps.ts";
 import { sleep, withDeadline } from "../lib/retry.ts";
 import { PLACEHOLDER_AGENT } from "./gatewayConfig.ts";
-import { renderFor, RESYNC_MS } from "./reconciler.ts";
+import { renderGatewayConfig } from "./gatewayConfig.ts";
+import { RESYNC_MS } from "./reconciler.ts";
 
 type InvariantDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config">;
 
@@ -78,7 +79,7 @@ async function checkConfigValid(deps: InvariantDeps): Promise<rows.Tally> {
 /** While the gateway is down its file belongs to the step before its start, so there is nothing to compare. */
 async function checkConfigCurrent(deps: InvariantDeps): Promise<rows.Tally> {
   await requireGateway(deps);
-  const wanted = renderFor(deps, await rows.listConfigured(deps.sql, deps.config.GATEWAY_ID));
+  const wanted = renderGatewayConfig(deps, await rows.listConfigured(deps.sql, deps.config.GATEWAY_ID));
   return tallyOne("openclaw.json", (await deps.workspaces.readConfig()) === wanted);
 }
 

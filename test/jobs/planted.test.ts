@@ -8,7 +8,7 @@ import { createDeps, type Deps } from "../../src/deps.ts";
 import { newId } from "../../src/lib/ids.ts";
 import { createLog } from "../../src/lib/log.ts";
 import { checkInvariants, INVARIANTS } from "../../src/services/invariants.ts";
-import { renderFor } from "../../src/services/reconciler.ts";
+import { renderGatewayConfig } from "../../src/services/gatewayConfig.ts";
 import { until, type TestReef } from "../harness.ts";
 import { makeTown, type Person } from "./town.ts";
 
@@ -64,7 +64,7 @@ const config = () => join(reef.dir, "openclaw.json");
 /** Puts the file right, and waits until the gateway lives by it: the next case is to find only its own. */
 const writeConfig = async () => {
   const wanted = await listConfigured(sql, deps.config.GATEWAY_ID);
-  await deps.workspaces.writeConfig(renderFor(deps, wanted));
+  await deps.workspaces.writeConfig(renderGatewayConfig(deps, wanted));
   await until("the gateway has taken it", async () => {
     const listed = new Set(await deps.gateway.listAgents());
     return listed.size === wanted.length + 1 && wanted.every(({ agentId }) => listed.has(agentId));
