@@ -4,6 +4,7 @@ import { connectDatabase, type Sql } from "./db/connect.ts";
 import { createGatewayClient, type GatewayClient } from "./clients/gateway.ts";
 import { connectRedis } from "./clients/redis.ts";
 import { createWorkspaces, type Workspaces } from "./clients/workspaces.ts";
+import { realClock, type Clock } from "./lib/clock.ts";
 import { newId } from "./lib/ids.ts";
 import type { Log } from "./lib/log.ts";
 import { createLoopDelay, type LoopDelay } from "./lib/loopDelay.ts";
@@ -16,6 +17,7 @@ import { withDeadline } from "./lib/retry.ts";
 export interface Deps {
   config: Config;
   log: Log;
+  clock: Clock;
   /** Names this process: owner of leases, origin of frames. */
   processId: string;
   sql: Sql;
@@ -65,6 +67,7 @@ export function createDeps(config: Config, log: Log): Deps {
   return {
     config,
     log,
+    clock: realClock,
     processId: newId(),
     sql,
     redis,

@@ -17,7 +17,7 @@ import {
 } from "./chatRooms.ts";
 import { createKeptText } from "./keptText.ts";
 
-type HubDeps = Pick<Deps, "sql" | "redis" | "subscriber" | "log" | "config" | "processId" | "onClose">;
+type HubDeps = Pick<Deps, "sql" | "redis" | "subscriber" | "log" | "clock" | "config" | "processId" | "onClose">;
 
 const RETRY_MS = 1_000;
 /** How long a revoked session is remembered for sockets that are just being opened with its token. */
@@ -69,7 +69,7 @@ export function createChatHub(deps: HubDeps) {
   const sync = (room: Room, peer: Peer) => {
     syncPeer(deps, room, peer).catch(async (err: unknown) => {
       deps.log.warn({ err }, "a device could not be brought up to date; trying again");
-      await sleep(RETRY_MS, closing.signal);
+      await sleep(RETRY_MS, closing.signal, deps.clock);
       void refresh(room);
     });
   };
@@ -88,7 +88,7 @@ export function createChatHub(deps: HubDeps) {
       } catch (err) {
         deps.log.warn({ err }, "a conversation could not be read; trying again");
         room.stale = true;
-        await sleep(RETRY_MS, closing.signal);
+        await sleep(RETRY_MS, closing.signal, deps.clock);
       }
     }
     room.reading = null;
@@ -210,7 +210,7 @@ export function createChatHub(deps: HubDeps) {
       if (room) void refresh(room);
     },
     sessionRevoked(sessionId: string): void {
-      const now = Date.now();
+      const now = deps.clock.now();
       for (const [id, at] of revoked) if (now - at > REVOKED_MEMORY_MS) revoked.delete(id);
       revoked.set(sessionId, now);
       for (const peer of allPeers(rooms)) if (peer.sessionId === sessionId) peer.close(CLOSE.policy, "session revoked");

@@ -16,14 +16,14 @@ import type { ChatHub } from "./chatHub.ts";
 import { finishTurn } from "./conversations.ts";
 import { TurnRun } from "./turnRun.ts";
 
-type EngineDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "processId" | "metrics">;
+type EngineDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "clock" | "processId" | "metrics">;
 
 /**
  * Runs the queued turns of the gateway: claims them under a lease, renews the lease while they run, takes over those
  * whose process fell silent, and drops those that were stopped or waited too long. All state is in Postgres.
  */
 export function startTurnEngine(deps: EngineDeps, hub: ChatHub) {
-  const { config, sql, log } = deps;
+  const { config, sql, log, clock } = deps;
   const runs = new Map<string, TurnRun>();
   const gatewayId = config.GATEWAY_ID;
   const lease = { owner: deps.processId, leaseMs: config.TURN_LEASE_MS };
@@ -85,6 +85,7 @@ export function startTurnEngine(deps: EngineDeps, hub: ChatHub) {
     resyncMs: 1000,
     backoffMs: 200,
     log,
+    clock,
   });
   const leaseLoop = startLoop({
     name: "leases",
@@ -94,6 +95,7 @@ export function startTurnEngine(deps: EngineDeps, hub: ChatHub) {
     resyncMs: config.TURN_LEASE_MS / 4,
     backoffMs: 200,
     log,
+    clock,
   });
   deps.gateway.listen({
     onRun: (event: RunEvent) => runs.get(event.runId)?.handle(event),
@@ -116,8 +118,8 @@ export function startTurnEngine(deps: EngineDeps, hub: ChatHub) {
     async stop(graceMs: number): Promise<void> {
       draining = true;
       await claimLoop.stop();
-      const until = Date.now() + graceMs;
-      while (runs.size > 0 && Date.now() < until) await sleep(50);
+      const until = clock.now() + graceMs;
+      while (runs.size > 0 && clock.now() < until) await sleep(50, undefined, clock);
       await leaseLoop.stop();
       for (const run of runs.values()) run.forget();
       await releaseLeases(sql, { owner: deps.processId }).catch(() => undefined);

@@ -3,6 +3,7 @@ import { GatewayError } from "../clients/gatewayConnection.ts";
 import { markStreaming, renewLeases, requeueTurn, type ClaimedTurn } from "../db/turns.ts";
 import { getTextUsage } from "../db/usage.ts";
 import type { Deps } from "../deps.ts";
+import type { Timer } from "../lib/clock.ts";
 import { ERRORS } from "../lib/errors.ts";
 import { secondsSince } from "../lib/ids.ts";
 import type { Log } from "../lib/log.ts";
@@ -12,7 +13,7 @@ import type { ChatHub } from "./chatHub.ts";
 import { finishTurn, type Outcome } from "./conversations.ts";
 import { readRun, type RunRecord } from "./runHistory.ts";
 
-type RunDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "processId" | "metrics">;
+type RunDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "clock" | "processId" | "metrics">;
 
 const HISTORY_ROWS = 200;
 const ABORT_WAIT_MS = 15_000;
@@ -29,8 +30,8 @@ export class TurnRun {
   private readonly log: Log;
   private readonly answer = emptyAnswer();
   private readonly over = new AbortController();
-  private readonly total: ReturnType<typeof setTimeout>;
-  private between: ReturnType<typeof setTimeout> | undefined;
+  private readonly total: Timer;
+  private between: Timer | undefined;
   private attempting: Promise<void> | null = null;
   private ending = false;
   /** Whether every event since the run's start was heard, so that the text put together here is the whole answer. */
@@ -46,7 +47,7 @@ export class TurnRun {
     this.log = deps.log.child({ turn_id: turn.id, user_id: turn.userId });
     this.complete = turn.attempts === 1;
     const leftMs = Math.max(0, deps.config.TURN_TOTAL_MS - turn.ageMs);
-    this.total = setTimeout(() => void this.end(() => this.giveUp("total")), leftMs);
+    this.total = deps.clock.setTimeout(() => void this.end(() => this.giveUp("total")), leftMs);
     this.expectText(deps.config.TURN_FIRST_TEXT_MS, "first text");
     void this.begin();
   }
@@ -136,9 +137,9 @@ export class TurnRun {
 
   private async sendAgain(): Promise<void> {
     this.complete = false;
-    await sleep(SEND_AGAIN_MS, this.over.signal);
+    await sleep(SEND_AGAIN_MS, this.over.signal, this.deps.clock);
     // After this attempt has ended, or it would wait for itself.
-    setTimeout(() => !this.isOver() && void this.attempt(), 0);
+    this.deps.clock.setTimeout(() => !this.isOver() && void this.attempt(), 0);
   }
 
   /** The assistant went to sleep, or never woke: back to the queue, which wakes it. */
@@ -181,8 +182,8 @@ export class TurnRun {
   private async end(decide: () => Promise<Outcome | null>): Promise<void> {
     if (this.isOver()) return;
     this.ending = true;
-    clearTimeout(this.total);
-    clearTimeout(this.between);
+    this.deps.clock.clearTimeout(this.total);
+    this.deps.clock.clearTimeout(this.between);
     const outcome = await decide();
     if (outcome) await this.settle(outcome);
     this.leave();
@@ -257,18 +258,19 @@ export class TurnRun {
 
   // The next turn may start only when this run is over, or the gateway would steer that one into this.
   private async abortForSure(): Promise<void> {
-    const until = Date.now() + ABORT_WAIT_MS;
-    while (Date.now() < until && !this.over.signal.aborted) {
+    const until = this.deps.clock.now() + ABORT_WAIT_MS;
+    while (this.deps.clock.now() < until && !this.over.signal.aborted) {
       try {
         return await this.deps.gateway.abortRun({ agentId: this.turn.agentId, key: this.turn.id });
       } catch {
-        await sleep(250, this.over.signal);
+        await sleep(250, this.over.signal, this.deps.clock);
       }
     }
   }
 
   private untilStored<T>(what: string, ask: () => Promise<T>): Promise<T | null> {
-    return askUntilAnswered(ask, this.over.signal, (err) => this.log.warn({ err }, `${what}; trying again`));
+    const told = (err: unknown) => this.log.warn({ err }, `${what}; trying again`);
+    return askUntilAnswered(ask, this.over.signal, told, this.deps.clock);
   }
 
   private async readRecord(): Promise<RunRecord> {
@@ -281,8 +283,8 @@ export class TurnRun {
   }
 
   private expectText(ms: number, budget: string): void {
-    clearTimeout(this.between);
-    this.between = setTimeout(() => void this.end(() => this.giveUp(budget)), ms);
+    this.deps.clock.clearTimeout(this.between);
+    this.between = this.deps.clock.setTimeout(() => void this.end(() => this.giveUp(budget)), ms);
   }
 
   private isOver(): boolean {
@@ -292,8 +294,8 @@ export class TurnRun {
   private leave(): void {
     if (this.over.signal.aborted) return;
     this.over.abort();
-    clearTimeout(this.total);
-    clearTimeout(this.between);
+    this.deps.clock.clearTimeout(this.total);
+    this.deps.clock.clearTimeout(this.between);
     this.onOver();
   }
 }
