@@ -8,6 +8,8 @@ import { addMessages, addText, readRoom, syncNow, syncPeer, type Peer, type Room
 type HubDeps = Pick<Deps, "sql" | "redis" | "subscriber" | "log" | "config" | "processId">;
 
 const TEXT_SECONDS = 3600;
+/** Text for other processes is gathered this long: a write to Redis for each chunk costs more than the chunk itself. */
+const GATHER_MS = 10;
 
 /** What processes tell each other on `chat:{assistantId}`; messages themselves go by Postgres. */
 const busSchema = z.discriminatedUnion("kind", [
@@ -27,10 +29,24 @@ export type ChatHub = ReturnType<typeof createChatHub>;
 /** Connects devices with conversations: everything that any device must see passes here. */
 export function createChatHub(deps: HubDeps) {
   const rooms = new Map<string, Room>();
+  const grown = new Map<string, { assistantId: string; text: string; offset: number }>();
+  let flushing: ReturnType<typeof setTimeout> | null = null;
   const channelOf = (assistantId: string) => `${deps.config.REDIS_PREFIX}chat:${assistantId}`;
 
+  const render = (message: Outgoing) => JSON.stringify({ from: deps.processId, ...message });
   const publish = (assistantId: string, message: Outgoing) => {
-    deps.redis.publish(channelOf(assistantId), JSON.stringify({ from: deps.processId, ...message })).catch(() => 0);
+    deps.redis.publish(channelOf(assistantId), render(message)).catch(() => 0);
+  };
+  // All that has grown since the last time, in one write: the text so far is kept, its new part is told.
+  const flush = () => {
+    flushing = null;
+    const pipeline = deps.redis.pipeline();
+    for (const [turnId, { assistantId, text, offset }] of grown) {
+      if (text !== "") pipeline.set(`turn:${turnId}:text`, text, "EX", TEXT_SECONDS);
+      pipeline.publish(channelOf(assistantId), render({ kind: "text", turnId, offset, content: text.slice(offset) }));
+    }
+    grown.clear();
+    pipeline.exec().catch(() => null);
   };
   const syncAll = (room: Room) => {
     for (const peer of room.peers) if (!syncNow(room, peer)) sync(room, peer);
@@ -63,12 +79,15 @@ export function createChatHub(deps: HubDeps) {
   };
   const hear = (assistantId: string, message: BusMessage) => {
     const room = rooms.get(assistantId);
-    if (!room || message.from === deps.processId) return;
+    if (!room) return;
     if (message.kind === "frame") return broadcast(room, message.frame as unknown as ServerFrame, message.except);
     if (addText(room, message.turnId, message.offset, message.content)) syncAll(room);
     else void readText(room, message.turnId);
   };
+  const own = `{"from":"${deps.processId}"`;
   deps.subscriber.on("message", (channel: string, payload: string) => {
+    // Redis also sends back what we said ourselves; it need not be read to be known.
+    if (payload.startsWith(own)) return;
     const parsed = busSchema.safeParse(parseJson(payload));
     if (parsed.success) hear(channel.slice(channelOf("").length), parsed.data);
   });
@@ -111,13 +130,13 @@ export function createChatHub(deps: HubDeps) {
     },
     /**
      * An answer began or grew to `text`, from `offset` on (UTF-16 units): to the devices here at once, to others by
-     * Redis, which also keeps the text so far for whoever comes later.
+     * Redis a moment later; it also keeps the text so far for whoever comes later.
      */
     textGrew(assistantId: string, turnId: string, text: string, offset: number): void {
       const room = rooms.get(assistantId);
       if (room && addText(room, turnId, 0, text)) syncAll(room);
-      if (text !== "") deps.redis.set(`turn:${turnId}:text`, text, "EX", TEXT_SECONDS).catch(() => null);
-      publish(assistantId, { kind: "text", turnId, offset, content: text.slice(offset) });
+      grown.set(turnId, { assistantId, text, offset: Math.min(offset, grown.get(turnId)?.offset ?? offset) });
+      flushing ??= setTimeout(flush, GATHER_MS);
     },
     /** What devices have been sent of a turn that another process, or an earlier run, was answering. */
     async sentText(assistantId: string, turnId: string): Promise<string> {
