@@ -29,6 +29,7 @@ export type ChatHub = ReturnType<typeof createChatHub>;
 /** Connects devices with conversations: everything that any device must see passes here. */
 export function createChatHub(deps: HubDeps) {
   const rooms = new Map<string, Room>();
+  const socketsOf = new Map<string, number>();
   const grown = new Map<string, { assistantId: string; text: string; offset: number }>();
   let flushing: ReturnType<typeof setTimeout> | null = null;
   const channelOf = (assistantId: string) => `${deps.config.REDIS_PREFIX}chat:${assistantId}`;
@@ -106,13 +107,17 @@ export function createChatHub(deps: HubDeps) {
         deps.subscriber.subscribe(channelOf(assistant.id)).catch(() => 0);
       }
       room.peers.add(peer);
+      socketsOf.set(peer.userId, (socketsOf.get(peer.userId) ?? 0) + 1);
       if (turnId && room.turn?.id !== turnId) void readText(room, turnId);
       void refresh(room).then(() => sync(room, peer));
     },
     leave(peer: Peer): void {
       const room = rooms.get(peer.assistantId);
-      room?.peers.delete(peer);
-      if (!room || room.peers.size > 0) return;
+      if (!room?.peers.delete(peer)) return;
+      const left = (socketsOf.get(peer.userId) ?? 1) - 1;
+      if (left > 0) socketsOf.set(peer.userId, left);
+      else socketsOf.delete(peer.userId);
+      if (room.peers.size > 0) return;
       rooms.delete(peer.assistantId);
       deps.subscriber.unsubscribe(channelOf(peer.assistantId)).catch(() => 0);
     },
@@ -163,7 +168,7 @@ export function createChatHub(deps: HubDeps) {
       for (const room of rooms.values()) void refresh(room);
     },
     peers: () => allPeers(rooms),
-    countOf: (userId: string) => allPeers(rooms).filter((peer) => peer.userId === userId).length,
+    countOf: (userId: string) => socketsOf.get(userId) ?? 0,
   };
 }
 
