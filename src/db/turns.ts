@@ -39,12 +39,14 @@ export async function insertTurn(
   sql: Queryable,
   input: { id: string; assistantId: string; userId: string; gatewayId: string; seq: number },
 ): Promise<Turn> {
-  const [row] = await sql<Turn[]>`
-    insert into turns as t (id, assistant_id, user_id, gateway_id, seq)
-    values (${input.id}, ${input.assistantId}, ${input.userId}, ${input.gatewayId}, ${input.seq})
-    returning ${columns(sql)}`;
-  await notify(sql, "turn", input.gatewayId);
-  return row!;
+  const [rows] = await Promise.all([
+    sql<Turn[]>`
+      insert into turns as t (id, assistant_id, user_id, gateway_id, seq)
+      values (${input.id}, ${input.assistantId}, ${input.userId}, ${input.gatewayId}, ${input.seq})
+      returning ${columns(sql)}`,
+    notify(sql, "turn", input.gatewayId),
+  ]);
+  return rows[0]!;
 }
 
 export async function findTurn(sql: Queryable, key: { userId: string; id: string }): Promise<Turn | null> {
