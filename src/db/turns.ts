@@ -62,7 +62,7 @@ export async function findTurn(sql: Queryable, key: { userId: string; id: string
  */
 export async function claimTurns(
   sql: Queryable,
-  input: { gatewayId: string; owner: string; leaseMs: number; maxRuns: number },
+  input: { gatewayId: string; owner: string; leaseMs: number; maxRuns: number; waitMs: number },
 ): Promise<ClaimedTurn[]> {
   return sql<ClaimedTurn[]>`
     with running as (
@@ -72,6 +72,7 @@ export async function claimTurns(
       select distinct on (q.assistant_id) q.id, q.user_id, q.queued_at
       from turns q join assistants a on a.id = q.assistant_id
       where q.gateway_id = ${input.gatewayId} and q.status = 'queued' and not q.stop_requested
+        and q.queued_at >= now() - make_interval(secs => ${input.waitMs / 1000})
         and a.state = 'awake' and a.status = 'active'
         and not exists (select 1 from turns r where r.assistant_id = q.assistant_id and r.status in ('dispatched', 'streaming'))
       order by q.assistant_id, q.seq

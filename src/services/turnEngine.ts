@@ -47,15 +47,23 @@ export function startTurnEngine(deps: EngineDeps, hub: ChatHub) {
       if (message) hub.messageStored(turn.assistantId, message.seq, message);
     }
   };
-  const claim = async () => {
-    await dropQueued();
-    if (draining || !deps.gateway.isReady()) return;
+  const takeOver = async () => {
     for (const turn of await takeOverTurns(sql, { gatewayId, ...lease })) start(turn);
+  };
+  const claimQueued = async () => {
     const claimed = await sql.begin(async (tx) => {
-      await lockGatewayQueue(tx, gatewayId);
-      return claimTurns(tx, { gatewayId, ...lease, maxRuns: config.GATEWAY_MAX_RUNS });
+      const [, turns] = await Promise.all([
+        lockGatewayQueue(tx, gatewayId),
+        claimTurns(tx, { gatewayId, ...lease, maxRuns: config.GATEWAY_MAX_RUNS, waitMs: config.TURN_WAIT_MS }),
+      ]);
+      return turns;
     });
     for (const turn of claimed) start(turn);
+  };
+  const claim = async () => {
+    const serving = !draining && deps.gateway.isReady();
+    // Side by side: the first is about turns that must not run, the second about running ones, the third about the rest.
+    await Promise.all([dropQueued(), serving && takeOver(), serving && claimQueued()]);
   };
   const renew = async () => {
     const ids = [...runs.keys()];
