@@ -19,7 +19,7 @@ export interface RunUsage {
  * that the gateway made up itself (abort and error notes) are no answers.
  */
 export function readRun(rows: HistoryRow[], key: string): RunRecord {
-  const taken = rows.some((row) => row.role === "user" && keyOf(row) === `${key}:user`);
+  const taken = holdsBeginning(rows, key);
   const mine = rows.filter((row) => row.role === "assistant" && row.__openclaw.runId === key);
   if (!taken && mine.length === 0) return { kind: "absent" };
   const spoken = mine.filter(
@@ -32,6 +32,11 @@ export function readRun(rows: HistoryRow[], key: string): RunRecord {
   if (mine.some((row) => row.stopReason === "error" || row.stopReason === "aborted" || row.openclawAbort !== undefined))
     return { kind: "broken" };
   return { kind: "unanswered" };
+}
+
+/** Whether a turn is in these rows from its beginning on. */
+export function holdsBeginning(rows: HistoryRow[], key: string): boolean {
+  return rows.some((row) => row.role === "user" && keyOf(row) === `${key}:user`);
 }
 
 function keyOf(row: HistoryRow): string | undefined {

@@ -6,13 +6,15 @@ import { sleep } from "../lib/retry.ts";
 import { addEvent, emptyAnswer, restartAnswer, textOf } from "./answerText.ts";
 import type { ChatHub } from "./chatHub.ts";
 import { finishTurn, type Outcome } from "./conversations.ts";
-import { readRun, type RunRecord } from "./runHistory.ts";
+import { holdsBeginning, readRun, type RunRecord } from "./runHistory.ts";
 import { getTextUsage } from "../db/usage.ts";
 import { ERRORS } from "../lib/errors.ts";
 
 type RunDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "processId">;
 
 const HISTORY_ROWS = 200;
+/** Where a turn that has just ended is found, unless it used many tools. */
+const NEWEST_ROWS = 12;
 const ABORT_WAIT_MS = 15_000;
 
 export type TurnRun = ReturnType<typeof startTurnRun>;
@@ -83,6 +85,10 @@ export function startTurnRun(deps: RunDeps, hub: ChatHub, turn: ClaimedTurn, onE
   const readRecord = async (): Promise<RunRecord> => {
     return readRun(await deps.gateway.readHistory({ agentId: turn.agentId, limit: HISTORY_ROWS }), turn.id);
   };
+  const readEnded = async (): Promise<RunRecord> => {
+    const newest = await deps.gateway.readHistory({ agentId: turn.agentId, limit: NEWEST_ROWS });
+    return holdsBeginning(newest, turn.id) ? readRun(newest, turn.id) : readRecord();
+  };
   const failure = (code: "turn_failed" | "assistant_unavailable"): Outcome => ({
     status: "failed",
     text: textOf(answer),
@@ -94,7 +100,7 @@ export function startTurnRun(deps: RunDeps, hub: ChatHub, turn: ClaimedTurn, onE
   };
   // The gateway says it is done: text from the events, what it cost from the history.
   const finalOutcome = async (): Promise<Outcome> => {
-    const record = await readRecord().catch(() => null);
+    const record = await readEnded().catch(() => null);
     if (record?.kind === "answered") return answeredOutcome(record);
     const text = textOf(answer);
     return complete && text !== "" ? { status: "done", text, usage: null } : failure("turn_failed");
