@@ -50,7 +50,7 @@ export const http = defineBench({
   summary: "requests per second and p99 of four addresses, beside an Express application with the same queries",
   options: {
     people: { value: 50, help: "people who ask in turn, each with a conversation of 100 messages" },
-    requests: { value: 4_000, help: "requests per address, system and round; a 25th of it for signing in" },
+    requests: { value: 2_000, help: "requests per address, system and round; a 25th of it for signing in" },
     atOnce: { value: 16, help: "requests under way at a time, over kept connections" },
     rounds: { value: 3, help: "rounds, alternating; figures are their medians" },
   },

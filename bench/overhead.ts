@@ -8,7 +8,8 @@ import { GATEWAY_TOKEN, openDatabase, startLoadGateway, startReefProgram } from 
 
 /** Reef goes on for a moment after the answer (usage, the workspace's files): it must not fall into the next turn. */
 const SETTLE_MS = 60;
-const WARM_UP = 5;
+/** Turns that are not counted: each of the twenty database connections must have seen each statement. */
+const WARM_UP = 25;
 const LOAD_TURN = "chunks=8 every=20 size=24";
 
 interface Pairs {
