@@ -83,6 +83,22 @@ export async function settleReservation(
     from settled where d.user_id = ${input.userId} and d.date = settled.date and ${input.status} = 'released'`;
 }
 
+/** What an answer cost, learned after it was given. */
+export async function recordTurnCost(
+  sql: Queryable,
+  input: { id: string; userId: string; inputTokens: number; outputTokens: number; costMicroUsd: number },
+): Promise<void> {
+  await sql`
+    with turn as (
+      update turns set input_tokens = ${input.inputTokens}, output_tokens = ${input.outputTokens},
+        cost_micro_usd = ${input.costMicroUsd}
+      where id = ${input.id} and user_id = ${input.userId} and status = 'done'
+    )
+    update usage_logs set input_tokens = ${input.inputTokens}, output_tokens = ${input.outputTokens},
+      cost_micro_usd = ${input.costMicroUsd}
+    where idempotency_key = ${input.id}::text and user_id = ${input.userId}`;
+}
+
 /** What the user has used today, with limit and reset. */
 export async function getTextUsage(sql: Queryable, userId: string): Promise<Omit<Reservation, "granted">> {
   const day = await getDay(sql, userId);

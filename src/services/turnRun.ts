@@ -7,7 +7,7 @@ import { addEvent, emptyAnswer, restartAnswer, textOf } from "./answerText.ts";
 import type { ChatHub } from "./chatHub.ts";
 import { finishTurn, type Outcome } from "./conversations.ts";
 import { holdsBeginning, readRun, type RunRecord } from "./runHistory.ts";
-import { getTextUsage } from "../db/usage.ts";
+import { getTextUsage, recordTurnCost } from "../db/usage.ts";
 import { ERRORS } from "../lib/errors.ts";
 
 type RunDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "processId">;
@@ -98,12 +98,18 @@ export function startTurnRun(deps: RunDeps, hub: ChatHub, turn: ClaimedTurn, onE
     const text = complete && textOf(answer) !== "" ? textOf(answer) : record.text;
     return text === "" ? failure("turn_failed") : { status: "done", text, usage: record.usage };
   };
-  // The gateway says it is done: text from the events, what it cost from the history.
+  // The gateway says it is done. With all the text here nobody waits for its history, which only knows what it cost.
   const finalOutcome = async (): Promise<Outcome> => {
+    const said = textOf(answer);
+    if (complete && said !== "") return { status: "done", text: said, usage: null };
     const record = await readEnded().catch(() => null);
     if (record?.kind === "answered") return answeredOutcome(record);
-    const text = textOf(answer);
-    return complete && text !== "" ? { status: "done", text, usage: null } : failure("turn_failed");
+    return failure("turn_failed");
+  };
+  const recordCost = async () => {
+    const record = await readEnded();
+    if (record.kind === "answered")
+      await recordTurnCost(deps.sql, { id: turn.id, userId: turn.userId, ...record.usage });
   };
   const giveUp = async (budget: string): Promise<Outcome> => {
     log.warn({ budget, retry_reason: retryReason }, "turn ran out of its budget");
@@ -143,6 +149,8 @@ export function startTurnRun(deps: RunDeps, hub: ChatHub, turn: ClaimedTurn, onE
         await sleep(Math.min(2000, 100 * 2 ** tries), dropped.signal);
       }
     }
+    if (outcome.status === "done" && outcome.usage === null)
+      await recordCost().catch((err: unknown) => log.warn({ err }, "what the turn cost is not known"));
     log.info(
       {
         status: outcome.status,
