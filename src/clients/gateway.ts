@@ -71,6 +71,7 @@ export function createGatewayClient(options: { id: string; url: string; token: s
     ...shared,
     name: "chat",
     scopes: ["operator.read", "operator.write"],
+    caps: [],
     onEvent: (event, payload) => {
       if (event === "config.changed") for (const listener of listeners) listener.onConfigChanged?.();
       const run = readRunEvent(event, payload);
@@ -81,6 +82,8 @@ export function createGatewayClient(options: { id: string; url: string; token: s
     ...shared,
     name: "admin",
     scopes: ["operator.read", "operator.admin"],
+    // Else the gateway sends every text a second time, only to be thrown away here.
+    caps: ["session-scoped-events"],
     onEvent: () => undefined,
   });
 

@@ -46,7 +46,7 @@ export function startLoop(options: LoopOptions): Loop {
   };
   const fire = () => {
     leading = false;
-    if (!running) running = once().finally(after);
+    if (!running && !abort.signal.aborted) running = once().finally(after);
   };
   const once = async () => {
     firstWakeAt = undefined;
@@ -72,8 +72,9 @@ export function startLoop(options: LoopOptions): Loop {
       firstWakeAt ??= now;
       if (running || failures > 0 || leading) return;
       leading = firstWakeAt === now && now - lastRunAt >= debounceMs;
-      const left = firstWakeAt + maxWaitMs - now;
-      schedule(leading ? 0 : Math.max(0, Math.min(debounceMs, left)));
+      // The shortest timer is a whole millisecond, which a person waiting for an answer need not wait.
+      if (leading) return void setImmediate(fire);
+      schedule(Math.max(0, Math.min(debounceMs, firstWakeAt + maxWaitMs - now)));
     },
     async stop() {
       abort.abort();

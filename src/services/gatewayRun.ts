@@ -1,0 +1,80 @@
+import type { RunEvent } from "../clients/gatewayFrames.ts";
+import type { ClaimedTurn } from "../db/turns.ts";
+import type { Deps } from "../deps.ts";
+import { sleep } from "../lib/retry.ts";
+import { holdsBeginning, readRun, type RunRecord } from "./runHistory.ts";
+
+const HISTORY_ROWS = 200;
+/** Where a turn that has just ended is found, unless it used many tools. */
+const NEWEST_ROWS = 12;
+const ABORT_WAIT_MS = 15_000;
+const MAX_KEYS = 3;
+
+/**
+ * One turn as the gateway has it: under which key it was sent, what became of it, how it is aborted. The key is the
+ * turn's id, later `<id>.1`, `<id>.2`: the gateway never runs one key twice, not even one whose run did not begin.
+ */
+export class GatewayRun {
+  private key: string;
+
+  constructor(
+    private readonly deps: Pick<Deps, "gateway" | "workspaces" | "clock">,
+    private readonly turn: ClaimedTurn,
+    private readonly over: AbortSignal,
+  ) {
+    this.key = turn.id;
+  }
+
+  /** Whether an event is of the run under the present key. */
+  owns(event: RunEvent): boolean {
+    return event.runId === this.key;
+  }
+
+  /** Makes the workspace ready for the prompt. */
+  async prepare(): Promise<void> {
+    await this.deps.workspaces.guard(this.turn);
+  }
+
+  send(): Promise<"started" | "running" | "finished"> {
+    const { agentId, content } = this.turn;
+    return this.deps.gateway.sendMessage({ agentId, key: this.key, text: content });
+  }
+
+  /** Takes another key, for a run that ended before it began; false when there were enough of them. */
+  takeNewKey(): boolean {
+    const used = Number(this.key.slice(this.turn.id.length + 1));
+    if (used + 1 >= MAX_KEYS) return false;
+    this.key = `${this.turn.id}.${used + 1}`;
+    return true;
+  }
+
+  /** What the gateway's history tells of the turn, whoever sent it; from then on its key is this one's. */
+  readRecord(): Promise<RunRecord> {
+    return this.read(HISTORY_ROWS);
+  }
+
+  /** The same for a turn that has just ended: it is among the newest rows. */
+  async readEnded(): Promise<RunRecord> {
+    return this.read(NEWEST_ROWS);
+  }
+
+  /** The next turn may start only when this run is over, or the gateway would steer that one into this. */
+  async abort(): Promise<void> {
+    const until = this.deps.clock.now() + ABORT_WAIT_MS;
+    while (this.deps.clock.now() < until && !this.over.aborted) {
+      try {
+        return await this.deps.gateway.abortRun({ agentId: this.turn.agentId, key: this.key });
+      } catch {
+        await sleep(250, this.over, this.deps.clock);
+      }
+    }
+  }
+
+  private async read(limit: number): Promise<RunRecord> {
+    const rows = await this.deps.gateway.readHistory({ agentId: this.turn.agentId, limit });
+    if (limit < HISTORY_ROWS && !holdsBeginning(rows, this.turn.id)) return this.read(HISTORY_ROWS);
+    const record = readRun(rows, this.turn.id);
+    if (record.kind !== "absent") this.key = record.key;
+    return record;
+  }
+}
