@@ -8,11 +8,11 @@ const HISTORY_ROWS = 200;
 /** Where a turn that has just ended is found, unless it used many tools. */
 const NEWEST_ROWS = 12;
 const ABORT_WAIT_MS = 15_000;
-const MAX_KEYS = 3;
+const MAX_KEYS = 2;
 
 /**
  * One turn as the gateway has it: under which key it was sent, what became of it, how it is aborted. The key is the
- * turn's id, later `<id>.1`, `<id>.2`: the gateway never runs one key twice, not even one whose run did not begin.
+ * turn's id, the second time `<id>.1`: the gateway never runs one key twice, not even one whose run did not begin.
  */
 export class GatewayRun {
   private key: string;
@@ -48,9 +48,14 @@ export class GatewayRun {
     return true;
   }
 
-  /** What the gateway's history tells of the turn, whoever sent it; from then on its key is this one's. */
+  /** What the gateway's history tells of the turn, whoever sent it. */
   readRecord(): Promise<RunRecord> {
     return this.read(HISTORY_ROWS);
+  }
+
+  /** Goes on under the key that it was taken under: another process may have sent it. */
+  adopt(record: RunRecord): void {
+    if (record.kind !== "absent") this.key = record.key;
   }
 
   /** The same for a turn that has just ended: it is among the newest rows. */
@@ -73,8 +78,6 @@ export class GatewayRun {
   private async read(limit: number): Promise<RunRecord> {
     const rows = await this.deps.gateway.readHistory({ agentId: this.turn.agentId, limit });
     if (limit < HISTORY_ROWS && !holdsBeginning(rows, this.turn.id)) return this.read(HISTORY_ROWS);
-    const record = readRun(rows, this.turn.id);
-    if (record.kind !== "absent") this.key = record.key;
-    return record;
+    return readRun(rows, this.turn.id);
   }
 }

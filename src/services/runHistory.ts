@@ -4,7 +4,8 @@ import { toStorable } from "../lib/text.ts";
 /** What the gateway's history tells of one turn, after a crash or at its end; `key` is the one it was taken under last. */
 export type RunRecord =
   | { kind: "absent" }
-  | { kind: "unanswered"; key: string }
+  /** `begun`: the model has said or done something. */
+  | { kind: "unanswered"; key: string; begun: boolean }
   | { kind: "answered"; key: string; text: string; usage: RunUsage }
   | { kind: "broken"; key: string };
 
@@ -33,7 +34,7 @@ export function readRun(rows: HistoryRow[], turnId: string): RunRecord {
   }
   if (mine.some((row) => row.stopReason === "error" || row.stopReason === "aborted" || row.openclawAbort !== undefined))
     return { kind: "broken", key };
-  return { kind: "unanswered", key };
+  return { kind: "unanswered", key, begun: mine.length > 0 };
 }
 
 /** Whether a turn is in these rows from its beginning on. */

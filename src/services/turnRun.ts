@@ -100,6 +100,7 @@ export class TurnRun {
     try {
       if (this.turn.attempts > 1 || !this.complete) {
         const record = await this.run.readRecord();
+        this.run.adopt(record);
         if (record.kind === "answered") return void this.end(async () => this.answeredOutcome(record));
         if (record.kind === "broken") return void this.end(async () => this.failure("turn_failed"));
       }
@@ -139,13 +140,14 @@ export class TurnRun {
     this.deps.clock.setTimeout(() => !this.isOver() && void this.attempt(), 0);
   }
 
-  /** A reload of the gateway can end a run before it has begun (2026.9.3): of such a turn its history knows nothing. */
+  /** A reload of the gateway can end a run before the model has begun (2026.9.3). */
   private async sendUnderNewKey(): Promise<void> {
     const another = this.run.takeNewKey();
     await this.attempting;
     const record = await this.run.readRecord().catch(() => null);
     await sleep(SEND_AGAIN_MS, this.over.signal, this.deps.clock);
-    if (another && record?.kind === "absent") await this.attempt();
+    const begun = record === null || (record.kind === "unanswered" ? record.begun : record.kind !== "absent");
+    if (another && !begun) await this.attempt();
     else void this.end(async () => this.failure("assistant_unavailable"));
   }
 

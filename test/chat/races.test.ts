@@ -87,6 +87,23 @@ test("stop after a take-over keeps what was said, and it is charged", async () =
   expect((await reef.sql`select status from usage_logs`).map((row) => row["status"])).toEqual(["committed"]);
 }, 40_000);
 
+test("a run that the gateway ends before the model has begun is sent once more; twice is a failure", async () => {
+  const { user, chat } = await talk();
+  let failures = 1;
+  reef.gateway.setAnswer(async function* (turn) {
+    if (failures-- > 0) yield { error: "unexplained" };
+    else yield { text: `Echo: ${turn.text}` };
+  });
+  chat.say("hello");
+  expect(await chat.next("the answer", isAnswer)).toMatchObject({ finish: "complete", content: "Echo: hello" });
+  failures = 2;
+  chat.say("again");
+  await until("it has ended", () => chat.frames.filter(isAnswer).length === 2);
+  expect(chat.frames.filter(isAnswer)[1]).toMatchObject({ finish: "error" });
+  const ledger = await reef.sql`select status from usage_logs where user_id = ${user.id} order by created_at`;
+  expect(ledger.map((row) => row["status"])).toEqual(["committed", "released"]);
+}, 20_000);
+
 test("a model that says what no database can hold is answered without it", async () => {
   const { chat } = await talk();
   reef.gateway.setAnswer(async function* () {

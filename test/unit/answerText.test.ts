@@ -56,8 +56,12 @@ test("history: absent, unanswered, answered with the usage of all its model call
     __openclaw: { id, runId: "k" },
   });
   expect(readRun([], "k")).toEqual({ kind: "absent" });
-  expect(readRun([user], "k")).toEqual({ kind: "unanswered", key: "k" });
-  expect(readRun([user, row("1", "Let me.", "toolUse", 10)], "k")).toEqual({ kind: "unanswered", key: "k" });
+  expect(readRun([user], "k")).toEqual({ kind: "unanswered", key: "k", begun: false });
+  expect(readRun([user, row("1", "Let me.", "toolUse", 10)], "k")).toEqual({
+    kind: "unanswered",
+    key: "k",
+    begun: true,
+  });
   const answered = readRun([user, row("1", "Let me.", "toolUse", 10), row("2", "Done.", "stop", 20)], "k");
   expect(answered).toEqual({
     kind: "answered",
