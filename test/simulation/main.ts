@@ -23,6 +23,7 @@ const { values } = parseArgs({
     failures: { type: "string", default: "3" },
     trace: { type: "boolean", default: false },
     mutants: { type: "boolean", default: false },
+    only: { type: "string" },
     json: { type: "boolean", default: false },
     help: { type: "boolean", default: false },
   },
@@ -51,7 +52,7 @@ process.exit(code);
 
 async function hunt(): Promise<number> {
   const { huntMutants } = await import("./mutants.ts");
-  return huntMutants();
+  return huntMutants(values.only);
 }
 
 async function simulate(): Promise<number> {

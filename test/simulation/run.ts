@@ -135,6 +135,8 @@ export class Simulation {
     if (action.do === "advance") {
       // Where nothing breaks nobody is starved either: the budgets are for trouble.
       if (this.schedule.calm) await this.world.run(random, MOST_OPERATIONS);
+      // Who has work to do and gets no time stands still.
+      if (!this.world.idle()) this.happened.add("starved");
       return this.world.advance(action.ms);
     }
     this.happened.add(action.do);

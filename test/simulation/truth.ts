@@ -35,6 +35,7 @@ const EXCUSES_TAKEOVER = [
   "forget agent",
   "cut gateway",
   "lose answer",
+  "starved",
 ];
 
 /** Compares what became of a schedule with what must be true. Returns each lie. */

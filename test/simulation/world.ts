@@ -111,13 +111,6 @@ export class World {
     await this.lane.setTime(this.now);
   }
 
-  /** When the next timer is due; null when none is set. */
-  nextDue(): number | null {
-    this.forgetDead();
-    const dues = this.timers.filter((timer) => !timer.owner.frozen).map((timer) => timer.due);
-    return dues.length === 0 ? null : Math.max(this.now, Math.min(...dues));
-  }
-
   /** Waits until nothing moves by itself any more. */
   async quiet(): Promise<void> {
     const end = Date.now() + STUCK_MS;
@@ -134,7 +127,12 @@ export class World {
     }
   }
 
-  private draw(random: Random): Operation | null {
+  /** Whether nothing can happen before time goes on. */
+  idle(): boolean {
+    return this.heads().length === 0;
+  }
+
+  private heads(): Operation[] {
     this.forgetDead();
     const heads: Operation[] = [];
     for (const [channel, waiting] of this.channels) {
@@ -143,6 +141,11 @@ export class World {
       else if (!waiting[0]!.owner.frozen) heads.push(waiting[0]!);
     }
     heads.push(...this.dueTimers());
+    return heads;
+  }
+
+  private draw(random: Random): Operation | null {
+    const heads = this.heads();
     if (heads.length === 0) return null;
     const drawn = random.weighted(heads, (head) => head.weight ?? 10);
     this.channels.get(drawn.channel)?.shift();
