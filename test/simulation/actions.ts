@@ -13,8 +13,8 @@ export type Act =
   | { do: "kill gateway" | "restart gateway" | "start gateway" | "empty redis" | "stop redis" | "start redis" }
   | { do: "forget agent"; assistant: number };
 
-/** `id` seeds what is drawn after it, so that leaving others out changes little; `then`: how much happens after it. */
-export type Action = Act & { id: number; then: number };
+/** `id` seeds what is drawn after it, so that leaving others out changes little; `operations`: how many happen after it. */
+export type Action = Act & { id: number; operations: number };
 
 export interface Schedule {
   seed: number;
@@ -125,7 +125,7 @@ export function makeSchedule(seed: number): Schedule {
   const choices = [...CLIENTS, ...(random.chance(0.6) ? STOPS : []), ...troubles];
   const actions: Action[] = Array.from({ length: random.int(10, 34) }, (_, id) => {
     const act = random.weighted(choices, (choice) => choice.weight).make(random, size);
-    return { ...act, id: id + 1, then: random.chance(0.25) ? 400 : random.int(0, 30) };
+    return { ...act, id: id + 1, operations: random.chance(0.25) ? 400 : random.int(0, 30) };
   });
   const midnight = Date.UTC(2026, 10, 25);
   return {
@@ -143,9 +143,9 @@ export function makeSchedule(seed: number): Schedule {
 /** One line per action, to read. */
 export function renderSchedule(schedule: Schedule): string {
   const { actions, startsAt, ...rest } = schedule;
-  const lines = actions.map(({ id, then, do: name, ...more }) => {
+  const lines = actions.map(({ id, operations, do: name, ...more }) => {
     const about = Object.entries(more).map(([key, value]) => `${key} ${JSON.stringify(value)}`);
-    return `  ${String(id).padStart(3)}  ${[name, ...about].join(" ")}, then ${then} operations`;
+    return `  ${String(id).padStart(3)}  ${[name, ...about].join(" ")}, then ${operations} operations`;
   });
   return [`${JSON.stringify(rest)} from ${new Date(startsAt).toISOString()}`, ...lines].join("\n");
 }

@@ -90,6 +90,7 @@ export class ProcessDatabase implements SimulatedSql {
     let answer: Promise<unknown> | undefined;
     const ask = () =>
       (answer ??= this.gate(tx, label, () => new Promise((resolve, reject) => native(resolve, reject))));
+    // oxlint-disable-next-line unicorn/no-thenable, promise/no-callback-in-promise
     query.then = (done: Any, failed: Any) => ask().then(done, failed);
     query.catch = (failed: Any) => ask().catch(failed);
     query.finally = (last: Any) => ask().finally(last);

@@ -22,16 +22,16 @@ export async function runSchedule(lane: Lane, schedule: Schedule, tracing = fals
   }
 }
 
-/** Runs schedules, a few at a time, until `enough` says so or seeds run out; those that failed, in the order of seeds. */
+/** Runs schedules, one per lane at a time, until so many failed or seeds run out; those that failed, by seed. */
 export async function explore(
   lanes: Lane[],
   seeds: Iterator<number>,
-  options: { untilFailures: number; enough: () => boolean },
+  untilFailures: number,
 ): Promise<{ ran: number; failures: Failure[] }> {
   const failures: Failure[] = [];
   let ran = 0;
   const work = async (lane: Lane) => {
-    while (failures.length < options.untilFailures && !options.enough()) {
+    while (failures.length < untilFailures) {
       const next = seeds.next();
       if (next.done) return;
       const schedule = makeSchedule(next.value);

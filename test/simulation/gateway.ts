@@ -71,7 +71,7 @@ export class SimulatedGateway {
       session.run = null;
       session.waiting = [];
     }
-    for (const link of [...this.links]) link.lose();
+    for (const link of this.links) link.lose();
   }
 
   start(): void {
@@ -87,7 +87,11 @@ export class SimulatedGateway {
   }
 
   /** `afterwards` happens when the answer is on its way. Throws what the gateway refuses. */
-  send(agentId: string, key: string, text: string): { status: "started" | "running" | "finished"; afterwards(): void } {
+  send(
+    agentId: string,
+    key: string,
+    text: string,
+  ): { status: "started" | "running" | "finished"; afterwards: () => void } {
     const nothing = () => undefined;
     if (this.missing.has(agentId))
       throw new GatewayError("refused", "INVALID_REQUEST", `Agent "${agentId}" no longer exists in configuration`);

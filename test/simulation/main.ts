@@ -12,7 +12,8 @@ const help = `Runs random schedules of clients, faults and take-overs against th
   npm run test:simulation -- --seeds 5000     that many schedules (default 1000)
   npm run test:simulation -- --from 7000      beginning with that seed (default 1)
   npm run test:simulation -- --seed 4711      one alone; with --trace every operation of it
-  npm run test:simulation -- --mutants        plants faults in a copy of src and shows which seed catches each`;
+  npm run test:simulation -- --mutants        plants faults in a copy of src and shows which seed catches each
+  npm run test:simulation -- --mutants --only lease   those with that word in their name`;
 
 const { values } = parseArgs({
   options: {
@@ -23,7 +24,7 @@ const { values } = parseArgs({
     failures: { type: "string", default: "3" },
     trace: { type: "boolean", default: false },
     mutants: { type: "boolean", default: false },
-    only: { type: "string" },
+    only: { type: "string", default: "" },
     json: { type: "boolean", default: false },
     help: { type: "boolean", default: false },
   },
@@ -61,10 +62,8 @@ async function simulate(): Promise<number> {
   for (let n = 0; n < count; n++) lanes.push(await openLane(url, `lane-${n}`));
   if (values.seed) return one(Number(values.seed));
   const begun = Date.now();
-  const { ran, failures } = await explore(lanes, seedsFrom(Number(values.from), Number(values.seeds)), {
-    untilFailures: Number(values.failures),
-    enough: () => false,
-  });
+  const seeds = seedsFrom(Number(values.from), Number(values.seeds));
+  const { ran, failures } = await explore(lanes, seeds, Number(values.failures));
   const seconds = (Date.now() - begun) / 1000;
   if (values.json) console.log(JSON.stringify({ ran, failures: failures.map(brief) }));
   else for (const failure of failures) console.log(renderFailure(failure, await shrink(lanes[0]!, failure.schedule)));

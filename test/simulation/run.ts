@@ -67,7 +67,7 @@ export class Simulation {
       const random = createRandom(this.schedule.seed, "order", action.id);
       this.world.note(() => `ACTION ${JSON.stringify(action)}`);
       await this.act(action, random);
-      await this.world.run(random, action.then);
+      await this.world.run(random, action.operations);
     }
     const unsettled = await this.settle();
     const violations = await judge(this, unsettled);
