@@ -10,7 +10,7 @@ export type ModelStep =
   | { do: "hang" };
 
 const KINDS = ["plain", "tool", "pause", "retry", "fail", "hang", "empty"] as const;
-const WEIGHTS = { plain: 60, tool: 14, pause: 6, retry: 7, fail: 6, hang: 3, empty: 3 };
+const WEIGHTS = { plain: 44, tool: 14, pause: 19, retry: 8, fail: 6, hang: 6, empty: 3 };
 
 /** What the model says to a text that it is asked for the n-th time; with `calm` it makes no trouble. */
 export function scriptOf(seed: number, text: string, asked: number, calm: boolean): ModelStep[] {
