@@ -17,6 +17,7 @@ import {
 } from "./services/process.ts";
 import { startRedis } from "./services/redis.ts";
 import { createRun, type Run } from "./services/run.ts";
+import { writeRunningFile } from "./services/runningFile.ts";
 import { dataDir, env, loadEnvFile, requireGoodSettings, root, urlOf } from "./services/settings.ts";
 import { startFakeOpenAi } from "../test/fakes/openai.ts";
 
@@ -89,12 +90,9 @@ async function start(run: Run, settings: Settings): Promise<void> {
     env("DATABASE_URL") ?? keep(run, "Postgres", startPostgres({ dataDir: folder("postgres"), durable: true, log })),
     env("REDIS_URL") ?? keep(run, "Redis", startRedis({ dataDir: folder("redis"), log })),
   ]);
-  const application = startApplication(
-    run,
-    settings,
-    { ...app, DATABASE_URL: databaseUrl, REDIS_URL: redisUrl },
-    folder("logs"),
-  );
+  const connected = { ...app, DATABASE_URL: databaseUrl, REDIS_URL: redisUrl };
+  writeRunningFile(data.path, connected);
+  const application = startApplication(run, settings, connected, folder("logs"));
   await Promise.all([gateway, run.waitFor("application", application)]);
   run.ready(urlOf(settings.host, settings.port));
 }

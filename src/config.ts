@@ -66,6 +66,11 @@ export const environmentSchema = z.object({
   TURN_TOTAL_MS: integer("Budget of an answer in all", 100, 3_600_000).default(300_000),
   TURN_WAIT_MS: integer("Budget in the queue, waking the assistant included", 100, 3_600_000).default(600_000),
   TURN_LEASE_MS: integer("A process silent this long loses its running turns to another", 500, 60_000).default(4_000),
+  INVARIANTS_EVERY_MS: integer(
+    "How often one of the processes counts violated invariants for /metrics; less often when that takes long",
+    50,
+    86_400_000,
+  ).default(60_000),
   CHAT_PING_MS: integer(
     "Interval of WebSocket pings; a client silent for 2.4 of them is closed (4408)",
     50,

@@ -15,6 +15,7 @@ import { z } from "zod";
 const SESSION_SUFFIX = "app";
 /** The most that the gateway gives of one message; without asking it cuts at 8,000. */
 const HISTORY_TEXT_CHARACTERS = 500_000;
+const DELETE_MS = 120_000;
 const WORD_JOINER = "\u2060";
 
 export interface GatewayListeners {
@@ -110,7 +111,8 @@ export function createGatewayClient(options: { id: string; url: string; token: s
       return (await admin.call("agents.list", {}, agentsSchema)).agents.map((agent) => agent.id);
     },
     async deleteAgent(agentId) {
-      await admin.call("agents.delete", { agentId, deleteFiles: true }, z.unknown());
+      // Nothing else may change the configuration while it works, so its end is waited for, however busy it is.
+      await admin.call("agents.delete", { agentId, deleteFiles: true }, z.unknown(), DELETE_MS);
     },
     async readConfigStatus() {
       const config = await admin.call("config.get", {}, configSchema);

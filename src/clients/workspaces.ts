@@ -30,6 +30,8 @@ export function createWorkspaces(dir: string, log: Log) {
 
   return {
     workspaceOf,
+    /** Where the gateway logs. */
+    logFile: join(dir, "gateway.log"),
 
     /** Makes an agent ready to be configured: its workspace from the templates (never over an existing one), its state unparked. */
     async prepare(settings: AgentSettings): Promise<void> {
@@ -65,6 +67,12 @@ export function createWorkspaces(dir: string, log: Log) {
       await mkdir(dir, { recursive: true, mode: 0o700 });
       await removeByPrefix(dir, DRAFT_PREFIX);
       await writeAtomically(configPath, text);
+    },
+
+    /** Every agent that has anything here: a workspace (or the draft of one), state, parked state. */
+    async listAgents(): Promise<string[]> {
+      const folders = ["workspaces", join("state", "agents"), "parked"].map((name) => listFolder(join(dir, name)));
+      return [...new Set((await Promise.all(folders)).flat().map((name) => name.split(".")[0]!))];
     },
 
     /** Erases everything of an agent, for ever. Safe to repeat. The gateway must have let go of it (openclaw.md §8). */

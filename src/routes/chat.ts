@@ -93,7 +93,7 @@ export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
         if (hub.countOf(opening.identity.userId) >= MAX_SOCKETS_PER_USER)
           return ws.close(CLOSE.tooManySockets, "too many sockets");
         sockets.add(ws);
-        const peer = createPeer(ws, opening);
+        const peer = createPeer(ws, opening, deps.metrics.frames);
         ws.data.peer = peer;
         peer.send(opening.connected);
         hub.join(opening.assistant, peer, opening.turn);
@@ -103,6 +103,7 @@ export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
         const { peer } = data;
         if (!peer) return;
         peer.lastHeardMs = Date.now();
+        deps.metrics.frames.received();
         if (data.waiting >= MAX_WAITING_FRAMES) return refuseFlood(peer);
         data.waiting += 1;
         data.work = data.work.then(() => handleFrame(deps, hub, peer, raw)).finally(() => (data.waiting -= 1));
@@ -189,9 +190,14 @@ function renderConnected(
   };
 }
 
-function createPeer(ws: ServerWebSocket<SocketData>, opening: Extract<Opening, { ok: true }>): Peer {
+function createPeer(
+  ws: ServerWebSocket<SocketData>,
+  opening: Extract<Opening, { ok: true }>,
+  frames: Deps["metrics"]["frames"],
+): Peer {
   const { identity, assistant } = opening;
   const isSlow = () => ws.getBufferedAmount() > BUFFER_BYTES;
+  let slow = false;
   return {
     id: newId(),
     userId: identity.userId,
@@ -206,7 +212,11 @@ function createPeer(ws: ServerWebSocket<SocketData>, opening: Extract<Opening, {
     isSlow,
     send(frame) {
       ws.send(typeof frame === "string" ? frame : JSON.stringify(frame));
-      return isSlow() ? "slow" : "ok";
+      frames.sent(typeof frame === "string" ? "rendered" : frame.type);
+      const wasSlow = slow;
+      slow = isSlow();
+      if (slow && !wasSlow) frames.slowed();
+      return slow ? "slow" : "ok";
     },
     close: (code, reason) => ws.close(code, reason),
   };

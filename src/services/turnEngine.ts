@@ -9,13 +9,14 @@ import {
   type ClaimedTurn,
 } from "../db/turns.ts";
 import type { Deps } from "../deps.ts";
+import { secondsSince } from "../lib/ids.ts";
 import { startLoop } from "../lib/loop.ts";
 import { sleep } from "../lib/retry.ts";
 import type { ChatHub } from "./chatHub.ts";
 import { finishTurn } from "./conversations.ts";
 import { TurnRun } from "./turnRun.ts";
 
-type EngineDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "clock" | "processId">;
+type EngineDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "clock" | "processId" | "metrics">;
 
 /**
  * Runs the queued turns of the gateway: claims them under a lease, renews the lease while they run, takes over those
@@ -47,7 +48,9 @@ export function startTurnEngine(deps: EngineDeps, hub: ChatHub) {
         log.warn({ err, turn_id: turn.id }, "turn could not be dropped; trying again");
         return null;
       });
-      if (message) hub.messageStored(turn.assistantId, message.seq, message);
+      if (!message) continue;
+      deps.metrics.turn.observe({ status: outcome.status }, secondsSince(turn.id));
+      hub.messageStored(turn.assistantId, message.seq, message);
     }
   };
   const claim = async () => {

@@ -5,6 +5,7 @@ import { getTextUsage } from "../db/usage.ts";
 import type { Deps } from "../deps.ts";
 import type { Timer } from "../lib/clock.ts";
 import { ERRORS } from "../lib/errors.ts";
+import { secondsSince } from "../lib/ids.ts";
 import type { Log } from "../lib/log.ts";
 import { askUntilAnswered, sleep } from "../lib/retry.ts";
 import { addEvent, emptyAnswer, restartAnswer, saidIn, textOf } from "./answerText.ts";
@@ -12,7 +13,7 @@ import type { ChatHub } from "./chatHub.ts";
 import { finishTurn, type Outcome } from "./conversations.ts";
 import { readRun, type RunRecord } from "./runHistory.ts";
 
-type RunDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "clock" | "processId">;
+type RunDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "clock" | "processId" | "metrics">;
 
 const HISTORY_ROWS = 200;
 const ABORT_WAIT_MS = 15_000;
@@ -164,6 +165,7 @@ export class TurnRun {
     this.retryReason = null;
     this.tellText(offset);
     if (offset > 0) return;
+    this.deps.metrics.firstText.observe(secondsSince(this.turn.id));
     markStreaming(this.deps.sql, { id: this.turn.id, owner: this.deps.processId }).catch((err: unknown) =>
       this.log.warn({ err }, "turn not marked as streaming"),
     );
@@ -193,6 +195,7 @@ export class TurnRun {
     );
     if (!message) return this.log.info("turn had ended before, or elsewhere");
     this.hub.messageStored(this.turn.assistantId, message.seq, message);
+    this.deps.metrics.turn.observe({ status: outcome.status }, secondsSince(this.turn.id));
     await this.announceEnd(outcome);
     const code = outcome.status === "failed" ? outcome.code : undefined;
     this.log.info({ status: outcome.status, code, characters: outcome.text.length }, "turn ended");
