@@ -108,7 +108,7 @@ export class SimulatedGateway {
       const { run } = session;
       if (run?.key !== key) continue;
       session.waiting = [];
-      const text = textOf(run);
+      const text = run.closed.join("") + run.raw.trim();
       this.emit({ kind: "aborted", runId: key, reason: "rpc" });
       if (text !== "")
         this.addRow(session, { content: text, stopReason: "stop", provider: "openclaw", openclawAbort: {} }, key);

@@ -2,6 +2,7 @@ import { loadConfig } from "../../src/config.ts";
 import type { Deps } from "../../src/deps.ts";
 import { startLoop } from "../../src/lib/loop.ts";
 import type { Log } from "../../src/lib/log.ts";
+import { createMetrics } from "../../src/lib/metrics.ts";
 import { createChatHub, type ChatHub } from "../../src/services/chatHub.ts";
 import { startTurnEngine } from "../../src/services/turnEngine.ts";
 import { ProcessDatabase } from "./database.ts";
@@ -125,6 +126,7 @@ export class SimulatedProcess implements Owner {
       config: configOf(gatewayId),
       log: this.log(),
       clock: world.clockOf(this),
+      metrics: createMetrics(),
       processId: this.id,
       sql: this.database.sql,
       ...redis.connect(this),
