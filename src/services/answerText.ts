@@ -24,10 +24,10 @@ export function textOf(answer: AnswerText): string {
   return [answer.closed, answer.current].filter((part) => part !== "").join(SEPARATOR);
 }
 
-/** All that was said, as far as anybody knows: what clients have seen of an earlier run counts, too. */
-export function saidIn(answer: AnswerText): string {
-  const text = textOf(answer);
-  return text.length >= answer.sent.length ? text : answer.sent;
+/** All that was said, as far as anybody knows: what clients have seen of an earlier run, what the history tells. */
+export function saidIn(answer: AnswerText, told = ""): string {
+  const known = [textOf(answer), answer.sent, told];
+  return known.reduce((longest, text) => (text.length > longest.length ? text : longest));
 }
 
 /** Takes an event in; returns the text that clients have not seen yet ("" for none) and moves `sent` on. */

@@ -6,7 +6,8 @@ export type RunRecord =
   | { kind: "absent" }
   | { kind: "unanswered" }
   | { kind: "answered"; text: string; usage: RunUsage }
-  | { kind: "broken" };
+  /** It ended without an answer; `text` is what it had said. */
+  | { kind: "broken"; text: string };
 
 /** Tokens and cost of all model calls of a turn. */
 export interface RunUsage {
@@ -31,7 +32,7 @@ export function readRun(rows: HistoryRow[], key: string): RunRecord {
     return { kind: "answered", text: joinText(spoken), usage: sumUsage(mine) };
   }
   if (mine.some((row) => row.stopReason === "error" || row.stopReason === "aborted" || row.openclawAbort !== undefined))
-    return { kind: "broken" };
+    return { kind: "broken", text: brokenText(mine, spoken) };
   return { kind: "unanswered" };
 }
 
@@ -39,16 +40,26 @@ function keyOf(row: HistoryRow): string | undefined {
   return row.idempotencyKey ?? row.__openclaw.idempotencyKey;
 }
 
+// The note of an abort repeats all that was said, glued together; an error's note may be the gateway's own words.
+function brokenText(mine: HistoryRow[], spoken: HistoryRow[]): string {
+  const note = mine.find((row) => row.openclawAbort !== undefined);
+  const glued = spoken.map(textOfRow).join("");
+  if (!note || !textOfRow(note).startsWith(glued)) return joinText(spoken);
+  return joinText([...spoken, { ...note, content: textOfRow(note).slice(glued.length) }]);
+}
+
 function joinText(rows: HistoryRow[]): string {
-  const texts = rows.map((row) => {
-    if (typeof row.content === "string") return row.content.trim();
-    return (row.content ?? [])
-      .filter((part) => part.type === "text")
-      .map((part) => part.text ?? "")
-      .join("")
-      .trim();
-  });
+  const texts = rows.map(textOfRow);
   return toStorable(texts.filter((text) => text !== "").join("\n\n"));
+}
+
+function textOfRow(row: HistoryRow): string {
+  if (typeof row.content === "string") return row.content.trim();
+  const parts = (row.content ?? []).filter((part) => part.type === "text");
+  return parts
+    .map((part) => part.text ?? "")
+    .join("")
+    .trim();
 }
 
 // One stored row can stand twice in the history (its text and its tool call): its usage counts once.

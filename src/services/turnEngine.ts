@@ -121,7 +121,7 @@ export function startTurnEngine(deps: EngineDeps, hub: ChatHub) {
       const until = clock.now() + graceMs;
       while (runs.size > 0 && clock.now() < until) await sleep(50, undefined, clock);
       await leaseLoop.stop();
-      for (const run of runs.values()) run.forget();
+      for (const run of runs.values()) run.leave();
       await releaseLeases(sql, { owner: deps.processId }).catch(() => undefined);
     },
   };

@@ -80,10 +80,6 @@ export class TurnRun {
     if (!this.ending) this.leave();
   }
 
-  forget(): void {
-    this.leave();
-  }
-
   private async begin(): Promise<void> {
     if (this.turn.attempts > 1) this.answer.sent = await this.hub.sentText(this.turn);
     this.tellText(this.answer.sent.length);
@@ -103,7 +99,7 @@ export class TurnRun {
       if (this.turn.attempts > 1 || !this.complete) {
         const record = await this.readRecord();
         if (record.kind === "answered") return void this.end(async () => this.answeredOutcome(record));
-        if (record.kind === "broken") return void this.end(async () => this.failure("turn_failed"));
+        if (record.kind === "broken") return void this.end(async () => this.failure("turn_failed", record.text));
       }
       await this.deps.workspaces.guard(this.turn);
       // Whoever ended the turn meanwhile found nothing to abort: a run begun now would be nobody's.
@@ -213,8 +209,8 @@ export class TurnRun {
       this.hub.announce(assistantId, { type: "usage", text_messages: { used: usage.used, limit: usage.limit } });
   }
 
-  private failure(code: "turn_failed" | "assistant_unavailable"): Outcome {
-    return { status: "failed", text: saidIn(this.answer), code };
+  private failure(code: "turn_failed" | "assistant_unavailable", told = ""): Outcome {
+    return { status: "failed", text: saidIn(this.answer, told), code };
   }
 
   private answeredOutcome(record: Extract<RunRecord, { kind: "answered" }>): Outcome {
@@ -237,16 +233,16 @@ export class TurnRun {
     await this.attempting;
     const record = await this.readRecord().catch(() => null);
     if (record?.kind === "answered") return this.answeredOutcome(record);
-    await this.abortForSure();
+    const told = await this.abortForSure();
     const reachable = this.retryReason === null && this.deps.gateway.isReady();
-    return this.failure(reachable ? "turn_failed" : "assistant_unavailable");
+    return this.failure(reachable ? "turn_failed" : "assistant_unavailable", told);
   }
 
   private async stopOutcome(): Promise<Outcome | null> {
     if (!(await this.holdsLease())) return null;
     await this.attempting;
-    await this.abortForSure();
-    return { status: "stopped", text: saidIn(this.answer), usage: null };
+    const told = await this.abortForSure();
+    return { status: "stopped", text: saidIn(this.answer, told), usage: null };
   }
 
   // A process that stood still may have been replaced: it must not abort what another one follows by now.
@@ -256,16 +252,19 @@ export class TurnRun {
     return held?.length === 1;
   }
 
-  // The next turn may start only when this run is over, or the gateway would steer that one into this.
-  private async abortForSure(): Promise<void> {
+  // Or the gateway would steer the next turn into this. Returns what, after a take-over, only the history may know.
+  private async abortForSure(): Promise<string> {
     const until = this.deps.clock.now() + ABORT_WAIT_MS;
     while (this.deps.clock.now() < until && !this.over.signal.aborted) {
       try {
-        return await this.deps.gateway.abortRun({ agentId: this.turn.agentId, key: this.turn.id });
+        await this.deps.gateway.abortRun({ agentId: this.turn.agentId, key: this.turn.id });
+        const record = this.complete ? null : await this.readRecord();
+        return record && "text" in record ? record.text : "";
       } catch {
         await sleep(250, this.over.signal, this.deps.clock);
       }
     }
+    return "";
   }
 
   private untilStored<T>(what: string, ask: () => Promise<T>): Promise<T | null> {
@@ -291,7 +290,7 @@ export class TurnRun {
     return this.ending || this.over.signal.aborted;
   }
 
-  private leave(): void {
+  leave(): void {
     if (this.over.signal.aborted) return;
     this.over.abort();
     this.deps.clock.clearTimeout(this.total);

@@ -64,7 +64,7 @@ test("history: absent, unanswered, answered with the usage of all its model call
     text: "Let me.\n\nDone.",
     usage: { inputTokens: 30, outputTokens: 2, costMicroUsd: 2 },
   });
-  expect(readRun([user, row("1", "The agent run failed", "error", 0)], "k")).toEqual({ kind: "broken" });
+  expect(readRun([user, row("1", "The agent run failed", "error", 0)], "k")).toEqual({ kind: "broken", text: "" });
 });
 
 test("commands become plain text", () => {
