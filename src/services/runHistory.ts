@@ -1,10 +1,14 @@
 import type { HistoryRow } from "../clients/gatewayFrames.ts";
 import { toStorable } from "../lib/text.ts";
 
+/** More than one turn has; a page of the history that holds it whole. */
+export const HISTORY_ROWS = 200;
+
 /** What the gateway's history tells of one turn, after a crash or at its end. */
 export type RunRecord =
   | { kind: "absent" }
-  | { kind: "unanswered" }
+  /** Taken, and perhaps running; `text` is what it has said so far in whole model messages. */
+  | { kind: "unanswered"; text: string }
   | { kind: "answered"; text: string; usage: RunUsage }
   /** It ended without an answer; `text` is what it had said. */
   | { kind: "broken"; text: string };
@@ -33,7 +37,7 @@ export function readRun(rows: HistoryRow[], key: string): RunRecord {
   }
   if (mine.some((row) => row.stopReason === "error" || row.stopReason === "aborted" || row.openclawAbort !== undefined))
     return { kind: "broken", text: brokenText(mine, spoken) };
-  return { kind: "unanswered" };
+  return { kind: "unanswered", text: joinText(spoken) };
 }
 
 function keyOf(row: HistoryRow): string | undefined {

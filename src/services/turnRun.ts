@@ -11,11 +11,10 @@ import { askUntilAnswered, sleep } from "../lib/retry.ts";
 import { addEvent, emptyAnswer, restartAnswer, saidIn, textOf } from "./answerText.ts";
 import type { ChatHub } from "./chatHub.ts";
 import { finishTurn, type Outcome } from "./conversations.ts";
-import { readRun, type RunRecord } from "./runHistory.ts";
+import { HISTORY_ROWS, readRun, type RunRecord } from "./runHistory.ts";
 
 type RunDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "clock" | "processId" | "metrics">;
 
-const HISTORY_ROWS = 200;
 const ABORT_WAIT_MS = 15_000;
 const SEND_AGAIN_MS = 500;
 /** A turn that so many processes began and none ended may be what ends them. */
@@ -46,6 +45,7 @@ export class TurnRun {
   ) {
     this.log = deps.log.child({ turn_id: turn.id, user_id: turn.userId });
     this.complete = turn.attempts === 1;
+    this.answer.gap = !this.complete;
     const leftMs = Math.max(0, deps.config.TURN_TOTAL_MS - turn.ageMs);
     this.total = deps.clock.setTimeout(() => void this.end(() => this.giveUp("total")), leftMs);
     this.expectText(deps.config.TURN_FIRST_TEXT_MS, "first text");
@@ -68,6 +68,7 @@ export class TurnRun {
   /** The connection is back: events may have been missed meanwhile. */
   reconnected(): void {
     this.complete = false;
+    this.answer.gap = true;
     if (!this.ending) void this.attempt();
   }
 
@@ -100,6 +101,7 @@ export class TurnRun {
         const record = await this.readRecord();
         if (record.kind === "answered") return void this.end(async () => this.answeredOutcome(record));
         if (record.kind === "broken") return void this.end(async () => this.failure("turn_failed", record.text));
+        restartAnswer(this.answer, record.kind === "absent" ? "" : record.text);
       }
       await this.deps.workspaces.guard(this.turn);
       // Whoever ended the turn meanwhile found nothing to abort: a run begun now would be nobody's.
@@ -178,8 +180,6 @@ export class TurnRun {
   private async end(decide: () => Promise<Outcome | null>): Promise<void> {
     if (this.isOver()) return;
     this.ending = true;
-    this.deps.clock.clearTimeout(this.total);
-    this.deps.clock.clearTimeout(this.between);
     const outcome = await decide();
     if (outcome) await this.settle(outcome);
     this.leave();

@@ -2,7 +2,7 @@ import { devicesPerAssistant, type Action, type Schedule } from "./actions.ts";
 import { Device } from "./device.ts";
 import { SimulatedGateway } from "./gateway.ts";
 import { planOf, type Lane } from "./lane.ts";
-import { RESYNC_MS, SimulatedProcess } from "./process.ts";
+import { budgets, RESYNC_MS, SimulatedProcess } from "./process.ts";
 import { createRandom, type Random } from "./random.ts";
 import { SimulatedRedis } from "./redis.ts";
 import type { Surroundings } from "./surroundings.ts";
@@ -18,6 +18,7 @@ const RECONCILER_WEIGHT = 4;
 /** Longer than every budget together. */
 const SETTLE_MS = 150_000;
 const MOST_OPERATIONS = 20_000;
+const CALM_MS = 250;
 
 /** One schedule as it runs. */
 export class Simulation {
@@ -133,11 +134,7 @@ export class Simulation {
     if ("device" in action) return this.actOnDevice(action, this.devices[action.device]!, random);
     if ("process" in action) return this.actOnProcess(action, this.processes[action.process]!);
     if (action.do === "advance") {
-      // Where nothing breaks nobody is starved either: the budgets are for trouble.
-      if (this.schedule.calm) await this.world.run(random, MOST_OPERATIONS);
-      // Who has work to do and gets no time stands still.
-      if (!this.world.idle()) this.happened.add("starved");
-      return this.world.advance(action.ms);
+      return this.advance(action.ms, random);
     }
     this.happened.add(action.do);
     if (action.do === "forget agent") this.gateway.missing.add(this.agentIds[action.assistant]!);
@@ -147,6 +144,17 @@ export class Simulation {
     else if (action.do === "empty redis") this.redis.empty();
     else if (action.do === "stop redis") this.redis.stop();
     else if (action.do === "start redis") this.redis.start();
+  }
+
+  private async advance(ms: number, random: Random): Promise<void> {
+    // Where nothing breaks nobody is starved either: leases and budgets are for trouble.
+    const pieces = this.schedule.calm ? Math.ceil(ms / CALM_MS) : 1;
+    for (let n = 0; n < pieces; n++) {
+      if (this.schedule.calm) await this.world.run(random, MOST_OPERATIONS);
+      // Who has work to do and gets no time stands still.
+      if (!this.world.idle() || ms / pieces >= budgets.leaseMs) this.happened.add("starved");
+      await this.world.advance(Math.ceil(ms / pieces));
+    }
   }
 
   private actOnDevice(action: Extract<Action, { device: number }>, device: Device, random: Random): void {

@@ -121,10 +121,12 @@ function judgeTurns(simulation: Simulation, rows: Rows): string[] {
 /** What was said is what the model said, and begins with what people have seen. */
 function judgeAnswer({ gateway, devices }: Simulation, turn: TurnRow, text: string): string[] {
   const lies: string[] = [];
-  if (turn.status === "done" && !(gateway.answers.get(turn.id) ?? []).includes(text))
+  // What a run had said in front of a tool call before it was lost with the gateway stays in the history.
+  const begun = gateway.asked.filter((one) => one.key === turn.id).length > 1;
+  const fits = (answer: string) => answer === text || (begun && text.endsWith(`\n\n${answer}`));
+  if (turn.status === "done" && !(gateway.answers.get(turn.id) ?? []).some(fits))
     lies.push(`says "${text}", the model said ${JSON.stringify(gateway.answers.get(turn.id) ?? [])}`);
-  const asked = gateway.asked.filter((one) => one.key === turn.id).length;
-  if (asked > 1 || gateway.retried.has(turn.id)) return lies;
+  if (begun || gateway.retried.has(turn.id)) return lies;
   for (const connection of devices.flatMap((device) => device.connections)) {
     const seen = connection.chunks.get(turn.id);
     if (!seen) continue;

@@ -56,8 +56,8 @@ test("history: absent, unanswered, answered with the usage of all its model call
     __openclaw: { id, runId: "k" },
   });
   expect(readRun([], "k")).toEqual({ kind: "absent" });
-  expect(readRun([user], "k")).toEqual({ kind: "unanswered" });
-  expect(readRun([user, row("1", "Let me.", "toolUse", 10)], "k")).toEqual({ kind: "unanswered" });
+  expect(readRun([user], "k")).toEqual({ kind: "unanswered", text: "" });
+  expect(readRun([user, row("1", "Let me.", "toolUse", 10)], "k")).toEqual({ kind: "unanswered", text: "Let me." });
   const answered = readRun([user, row("1", "Let me.", "toolUse", 10), row("2", "Done.", "stop", 20)], "k");
   expect(answered).toEqual({
     kind: "answered",

@@ -1,5 +1,6 @@
 import { expect, test } from "bun:test";
 import type { HistoryRow } from "../../src/clients/gatewayFrames.ts";
+import { addEvent, emptyAnswer, restartAnswer } from "../../src/services/answerText.ts";
 import { readRun } from "../../src/services/runHistory.ts";
 
 const KEY = "turn";
@@ -23,4 +24,16 @@ test("of a failed run only what the model said counts, not the gateway's note", 
     row({ content: "The agent run failed before producing a reply.", stopReason: "error" }),
   ];
   expect(readRun(rows, KEY)).toEqual({ kind: "broken", text: "First." });
+});
+
+test("an answer that is followed from the middle shows nothing behind what was not heard", () => {
+  const answer = emptyAnswer();
+  restartAnswer(answer, "First.");
+  const say = (text: string, item: number) => addEvent(answer, { kind: "text", runId: KEY, itemId: `a:${item}`, text });
+  expect(say("Second.", 2)).toBe("First.\n\nSecond.");
+  restartAnswer(answer, "First.\n\nSecond.");
+  addEvent(answer, { kind: "tool", runId: KEY });
+  expect(say("Fourth.", 4)).toBe("");
+  restartAnswer(answer, "First.\n\nSecond.\n\nThird.");
+  expect(say("Fourth.", 4)).toBe("\n\nThird.\n\nFourth.");
 });
