@@ -154,6 +154,8 @@ export function addMessages(room: Room, messages: Message[]): boolean {
 export function addText(room: Room, heard: { turn: RunningTurn; offset: number }): boolean {
   const { id, seq, text, retrying } = heard.turn;
   if (room.recent.some((message) => message.turnId === id && message.role === "assistant")) return true;
+  // Redis may bring the end of an answer after another process has begun the next one: its message is on its way.
+  if (room.turn && seq < room.turn.seq) return true;
   if (room.turn?.id !== id) room.turn = { id, seq, text: "", retrying };
   const turn = room.turn;
   turn.retrying = retrying;

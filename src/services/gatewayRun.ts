@@ -2,9 +2,14 @@ import type { RunEvent } from "../clients/gatewayFrames.ts";
 import type { ClaimedTurn } from "../db/turns.ts";
 import type { Deps } from "../deps.ts";
 import { sleep } from "../lib/retry.ts";
-import { holdsBeginning, readRun, type RunRecord } from "./runHistory.ts";
+import { HISTORY_ROWS, holdsBeginning, readRun, type RunRecord } from "./runHistory.ts";
 
-const HISTORY_ROWS = 200;
+/** What one turn in progress touches. */
+export type RunDeps = Pick<
+  Deps,
+  "sql" | "gateway" | "workspaces" | "config" | "log" | "clock" | "processId" | "metrics"
+>;
+
 /** Where a turn that has just ended is found, unless it used many tools. */
 const NEWEST_ROWS = 12;
 const ABORT_WAIT_MS = 15_000;
@@ -63,16 +68,22 @@ export class GatewayRun {
     return this.read(NEWEST_ROWS);
   }
 
-  /** The next turn may start only when this run is over, or the gateway would steer that one into this. */
-  async abort(): Promise<void> {
+  /**
+   * The next turn may start only when this run is over, or the gateway would steer that one into this. Returns what only
+   * the history knows of the answer where not every event of it was heard (`complete` false).
+   */
+  async abort(complete: boolean): Promise<string> {
     const until = this.deps.clock.now() + ABORT_WAIT_MS;
     while (this.deps.clock.now() < until && !this.over.aborted) {
       try {
-        return await this.deps.gateway.abortRun({ agentId: this.turn.agentId, key: this.key });
+        await this.deps.gateway.abortRun({ agentId: this.turn.agentId, key: this.key });
+        const record = complete ? null : await this.readRecord();
+        return record && "text" in record ? record.text : "";
       } catch {
         await sleep(250, this.over, this.deps.clock);
       }
     }
+    return "";
   }
 
   private async read(limit: number): Promise<RunRecord> {

@@ -1,13 +1,17 @@
 import type { HistoryRow } from "../clients/gatewayFrames.ts";
 import { toStorable } from "../lib/text.ts";
 
+/** More than one turn has; a page of the history that holds it whole. */
+export const HISTORY_ROWS = 200;
+
 /** What the gateway's history tells of one turn, after a crash or at its end; `key` is the one it was taken under last. */
 export type RunRecord =
   | { kind: "absent" }
-  /** `begun`: the model has said or done something. */
-  | { kind: "unanswered"; key: string; begun: boolean }
+  /** Taken, and perhaps running. `begun`: the model has said or done something; `text`: in whole model messages. */
+  | { kind: "unanswered"; key: string; begun: boolean; text: string }
   | { kind: "answered"; key: string; text: string; usage: RunUsage }
-  | { kind: "broken"; key: string };
+  /** It ended without an answer; `text` is what it had said. */
+  | { kind: "broken"; key: string; text: string };
 
 /** Tokens and cost of all model calls of a turn. */
 export interface RunUsage {
@@ -33,8 +37,8 @@ export function readRun(rows: HistoryRow[], turnId: string): RunRecord {
     return { kind: "answered", key, text: joinText(spoken), usage: sumUsage(mine) };
   }
   if (mine.some((row) => row.stopReason === "error" || row.stopReason === "aborted" || row.openclawAbort !== undefined))
-    return { kind: "broken", key };
-  return { kind: "unanswered", key, begun: mine.length > 0 };
+    return { kind: "broken", key, text: brokenText(mine, spoken) };
+  return { kind: "unanswered", key, begun: mine.length > 0, text: joinText(spoken) };
 }
 
 /** Whether a turn is in these rows from its beginning on. */
@@ -51,16 +55,26 @@ function keyOf(row: HistoryRow, turnId: string): string | undefined {
   return key === turnId || key?.startsWith(`${turnId}.`) ? key : undefined;
 }
 
+// The note of an abort repeats all that was said, glued together; an error's note may be the gateway's own words.
+function brokenText(mine: HistoryRow[], spoken: HistoryRow[]): string {
+  const note = mine.find((row) => row.openclawAbort !== undefined);
+  const glued = spoken.map(textOfRow).join("");
+  if (!note || !textOfRow(note).startsWith(glued)) return joinText(spoken);
+  return joinText([...spoken, { ...note, content: textOfRow(note).slice(glued.length) }]);
+}
+
 function joinText(rows: HistoryRow[]): string {
-  const texts = rows.map((row) => {
-    if (typeof row.content === "string") return row.content.trim();
-    return (row.content ?? [])
-      .filter((part) => part.type === "text")
-      .map((part) => part.text ?? "")
-      .join("")
-      .trim();
-  });
+  const texts = rows.map(textOfRow);
   return toStorable(texts.filter((text) => text !== "").join("\n\n"));
+}
+
+function textOfRow(row: HistoryRow): string {
+  if (typeof row.content === "string") return row.content.trim();
+  const parts = (row.content ?? []).filter((part) => part.type === "text");
+  return parts
+    .map((part) => part.text ?? "")
+    .join("")
+    .trim();
 }
 
 // One stored row can stand twice in the history (its text and its tool call): its usage counts once.

@@ -2,7 +2,6 @@ import type { RunEvent } from "../clients/gatewayFrames.ts";
 import { GatewayError } from "../clients/gatewayConnection.ts";
 import { markStreaming, renewLeases, requeueTurn, type ClaimedTurn } from "../db/turns.ts";
 import { getTextUsage, recordTurnCost } from "../db/usage.ts";
-import type { Deps } from "../deps.ts";
 import type { Timer } from "../lib/clock.ts";
 import { ERRORS } from "../lib/errors.ts";
 import { secondsSince } from "../lib/ids.ts";
@@ -11,10 +10,8 @@ import { askUntilAnswered, sleep } from "../lib/retry.ts";
 import { addEvent, emptyAnswer, restartAnswer, saidIn, textOf } from "./answerText.ts";
 import type { ChatHub } from "./chatHub.ts";
 import { finishTurn, type Outcome } from "./conversations.ts";
-import { GatewayRun } from "./gatewayRun.ts";
+import { GatewayRun, type RunDeps } from "./gatewayRun.ts";
 import type { RunRecord } from "./runHistory.ts";
-
-type RunDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "clock" | "processId" | "metrics">;
 
 const SEND_AGAIN_MS = 500;
 /** The gateway gives no reason: not the provider's fault. */
@@ -49,6 +46,7 @@ export class TurnRun {
     this.log = deps.log.child({ turn_id: turn.id, user_id: turn.userId });
     this.run = new GatewayRun(deps, turn, this.over.signal);
     this.complete = turn.attempts === 1;
+    this.answer.gap = !this.complete;
     const leftMs = Math.max(0, deps.config.TURN_TOTAL_MS - turn.ageMs);
     this.total = deps.clock.setTimeout(() => void this.end(() => this.giveUp("total")), leftMs);
     this.expectText(deps.config.TURN_FIRST_TEXT_MS, "first text");
@@ -72,6 +70,7 @@ export class TurnRun {
   /** The connection is back: events may have been missed meanwhile. */
   reconnected(): void {
     this.complete = false;
+    this.answer.gap = true;
     if (!this.ending) void this.attempt();
   }
 
@@ -102,7 +101,8 @@ export class TurnRun {
         const record = await this.run.readRecord();
         this.run.adopt(record);
         if (record.kind === "answered") return void this.end(async () => this.answeredOutcome(record));
-        if (record.kind === "broken") return void this.end(async () => this.failure("turn_failed"));
+        if (record.kind === "broken") return void this.end(async () => this.failure("turn_failed", record.text));
+        restartAnswer(this.answer, record.kind === "absent" ? "" : record.text);
       }
       await this.run.prepare();
       // Whoever ended the turn meanwhile found nothing to abort: a run begun now would be nobody's.
@@ -190,8 +190,6 @@ export class TurnRun {
   private async end(decide: () => Promise<Outcome | null>): Promise<void> {
     if (this.isOver()) return;
     this.ending = true;
-    this.deps.clock.clearTimeout(this.total);
-    this.deps.clock.clearTimeout(this.between);
     const outcome = await decide();
     if (outcome) await this.settle(outcome);
     this.leave();
@@ -223,8 +221,8 @@ export class TurnRun {
       this.hub.announce(assistantId, { type: "usage", text_messages: { used: usage.used, limit: usage.limit } });
   }
 
-  private failure(code: "turn_failed" | "assistant_unavailable"): Outcome {
-    return { status: "failed", text: saidIn(this.answer), code };
+  private failure(code: "turn_failed" | "assistant_unavailable", told = ""): Outcome {
+    return { status: "failed", text: saidIn(this.answer, told), code };
   }
 
   private answeredOutcome(record: Extract<RunRecord, { kind: "answered" }>): Outcome {
@@ -253,16 +251,16 @@ export class TurnRun {
     await this.attempting;
     const record = await this.run.readRecord().catch(() => null);
     if (record?.kind === "answered") return this.answeredOutcome(record);
-    await this.run.abort();
+    const told = await this.run.abort(this.complete);
     const reachable = this.retryReason === null && this.deps.gateway.isReady();
-    return this.failure(reachable ? "turn_failed" : "assistant_unavailable");
+    return this.failure(reachable ? "turn_failed" : "assistant_unavailable", told);
   }
 
   private async stopOutcome(): Promise<Outcome | null> {
     if (!(await this.holdsLease())) return null;
     await this.attempting;
-    await this.run.abort();
-    return { status: "stopped", text: saidIn(this.answer), usage: null };
+    const told = await this.run.abort(this.complete);
+    return { status: "stopped", text: saidIn(this.answer, told), usage: null };
   }
 
   // A process that stood still may have been replaced: it must not abort what another one follows by now.

@@ -56,12 +56,9 @@ test("history: absent, unanswered, answered with the usage of all its model call
     __openclaw: { id, runId: "k" },
   });
   expect(readRun([], "k")).toEqual({ kind: "absent" });
-  expect(readRun([user], "k")).toEqual({ kind: "unanswered", key: "k", begun: false });
-  expect(readRun([user, row("1", "Let me.", "toolUse", 10)], "k")).toEqual({
-    kind: "unanswered",
-    key: "k",
-    begun: true,
-  });
+  expect(readRun([user], "k")).toEqual({ kind: "unanswered", key: "k", begun: false, text: "" });
+  const begun = readRun([user, row("1", "Let me.", "toolUse", 10)], "k");
+  expect(begun).toEqual({ kind: "unanswered", key: "k", begun: true, text: "Let me." });
   const answered = readRun([user, row("1", "Let me.", "toolUse", 10), row("2", "Done.", "stop", 20)], "k");
   expect(answered).toEqual({
     kind: "answered",
@@ -69,7 +66,8 @@ test("history: absent, unanswered, answered with the usage of all its model call
     text: "Let me.\n\nDone.",
     usage: { inputTokens: 30, outputTokens: 2, costMicroUsd: 2 },
   });
-  expect(readRun([user, row("1", "The agent run failed", "error", 0)], "k")).toEqual({ kind: "broken", key: "k" });
+  const broken = readRun([user, row("1", "The agent run failed", "error", 0)], "k");
+  expect(broken).toEqual({ kind: "broken", key: "k", text: "" });
 });
 
 test("history: a turn that was sent again under another key is told by that one; other turns are not it", () => {
