@@ -71,6 +71,11 @@ export const environmentSchema = z.object({
     50,
     86_400_000,
   ).default(60_000),
+  CHAT_MAX_LOOP_DELAY_MS: integer(
+    "New chat sockets get 503 while the event loop is this late on average",
+    10,
+    60_000,
+  ).default(250),
   CHAT_PING_MS: integer(
     "Interval of WebSocket pings; a client silent for 2.4 of them is closed (4408)",
     50,

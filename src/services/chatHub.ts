@@ -9,6 +9,7 @@ import { CLOSE, type ServerFrame } from "../protocol/chat.ts";
 import {
   addMessages,
   addText,
+  findResetReason,
   readRoom,
   syncNow,
   syncPeer,
@@ -194,11 +195,22 @@ export function createChatHub(deps: HubDeps) {
       rooms.delete(peer.assistantId);
       deps.subscriber.unsubscribe(channelOf(peer.assistantId)).catch(() => 0);
     },
-    /** Brings a device up to date: after a resume, or when its buffer has drained. */
+    /** Brings a device up to date: its buffer has drained. */
     async catchUp(peer: Peer): Promise<void> {
       const room = rooms.get(peer.assistantId);
       if (!room) return;
       await refresh(room);
+      sync(room, peer);
+    },
+    /** Sends a device again what came after `afterSeq`, or tells it to load the history. */
+    async resume(peer: Peer, afterSeq: number): Promise<void> {
+      const room = rooms.get(peer.assistantId);
+      if (!room) return;
+      await refresh(room);
+      const reason = findResetReason(afterSeq, room.lastSeq);
+      if (reason) peer.send({ type: "reset", last_seq: room.lastSeq, reason });
+      // Going forward skips nothing that was not sent.
+      peer.seq = reason ? room.lastSeq : Math.min(peer.seq, afterSeq);
       sync(room, peer);
     },
     /** A message was committed. `seq` alone (heard from another process) makes this one read it. */
