@@ -68,13 +68,14 @@ export const mutants: Mutant[] = [
     changes: [["text: text.slice(offset) }", "text: text.slice(offset + 1) }"]],
   },
   {
-    name: "a stop does not wait for the attempt to send",
+    name: "a stop neither waits for the attempt to send nor keeps it from sending",
     file: "services/turnRun.ts",
     changes: [
       [
-        'await this.attempting;\n    await this.abortForSure();\n    return { status: "stopped"',
-        'await this.abortForSure();\n    return { status: "stopped"',
+        'await this.attempting;\n    const told = await this.abortForSure();\n    return { status: "stopped"',
+        'const told = await this.abortForSure();\n    return { status: "stopped"',
       ],
+      ["if (this.isOver()) return;\n      const { id, agentId, content }", "const { id, agentId, content }"],
     ],
   },
   {

@@ -30,11 +30,23 @@ interface Rows {
 const EXCUSES_TAKEOVER = [
   "kill",
   "freeze",
+  "stand still",
   "break database",
   "stop process",
   "forget agent",
   "cut gateway",
   "lose answer",
+  "starved",
+];
+
+/** What may cost an answer that the model would have given. */
+const EXCUSES_FAILURE = [
+  "kill gateway",
+  "restart gateway",
+  "cut gateway",
+  "lose answer",
+  "forget agent",
+  "break database",
   "starved",
 ];
 
@@ -138,12 +150,17 @@ function judgeAnswer({ gateway, devices }: Simulation, turn: TurnRow, text: stri
 }
 
 /** Nothing is taken over or fails without a reason; who says that it ended it, held it. */
-function judgeCourse({ schedule, happened, around }: Simulation, turn: TurnRow, question: string): string[] {
+function judgeCourse(simulation: Simulation, turn: TurnRow, question: string): string[] {
+  const { schedule, happened, around } = simulation;
   const lies: string[] = [];
   if (turn.attempts > 1 && !EXCUSES_TAKEOVER.some((excuse) => happened.has(excuse)))
     lies.push(`was begun ${turn.attempts} times although nothing had happened to anybody`);
   const smooth = schedule.calm && !turn.stopRequested && answers(scriptOf(schedule.seed, question, 0, true));
   if (smooth && turn.status !== "done") lies.push("should be done: nothing had happened");
+  const could = [0, 1, 2].every((n) => answers(scriptOf(schedule.seed, question, n, schedule.calm)));
+  const helped = EXCUSES_FAILURE.some((excuse) => happened.has(excuse)) || simulation.freezes > 1;
+  if (turn.status === "failed" && turn.attempts > 1 && could && !helped)
+    lies.push("failed although one that took it over could have had its answer");
   const enders = around.ended.filter((end) => end.turnId === turn.id);
   if (enders.length > 1) lies.push(`was ended ${enders.length} times`);
   if (enders.some((end) => end.by !== turn.leaseOwner)) lies.push("was ended by one who did not hold it any more");
