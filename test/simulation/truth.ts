@@ -138,6 +138,9 @@ function judgeAnswer({ gateway, devices }: Simulation, turn: TurnRow, text: stri
   const fits = (answer: string) => answer === text || (begun && text.endsWith(`\n\n${answer}`));
   if (turn.status === "done" && !(gateway.answers.get(turn.id) ?? []).some(fits))
     lies.push(`says "${text}", the model said ${JSON.stringify(gateway.answers.get(turn.id) ?? [])}`);
+  // Of a run that failed the history has a note, which may be the gateway's own words: what it had said is lost with
+  // the process that heard it and with Redis.
+  if (turn.status === "failed" && turn.attempts > 1) return lies;
   if (begun || gateway.retried.has(turn.id)) return lies;
   for (const connection of devices.flatMap((device) => device.connections)) {
     const seen = connection.chunks.get(turn.id);
