@@ -46,7 +46,9 @@ export class Simulation {
     const unique = crypto.randomUUID().slice(0, 18);
     this.random = createRandom(schedule.seed, "ids");
     this.world = new World(lane, schedule.startsAt, tracing);
-    this.gateway = new SimulatedGateway(this.world, schedule.seed, schedule.calm);
+    this.gateway = new SimulatedGateway(this.world, schedule.seed, schedule.calm, (key) =>
+      this.around.ended.some((end) => end.turnId === key),
+    );
     this.redis = new SimulatedRedis(this.world);
     this.userId = crypto.randomUUID();
     this.assistantIds = Array.from({ length: schedule.assistants }, () => crypto.randomUUID());

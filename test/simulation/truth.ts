@@ -194,11 +194,13 @@ function judgeViews({ devices, processes }: Simulation, { messages }: Rows): str
   return [...lies, ...holding.map((process) => `${process.name} still holds ${process.running()} turns that are over`)];
 }
 
-function judgeGateway({ gateway }: Simulation): string[] {
+function judgeGateway({ gateway, freezes }: Simulation): string[] {
   const lies: string[] = [];
   const lives = gateway.asked.map((one) => `${one.key} in life ${one.boot}`);
   if (new Set(lives).size < lives.length) lies.push("the model was asked twice for one key in one life of the gateway");
   if (gateway.asked.some((one) => one.known)) lies.push("the model was asked again for what it had answered");
+  // Who stood still between its last look and the send can't know; the run is then nobody's until it ends.
+  if (freezes === 0 && gateway.asked.some((one) => one.over)) lies.push("the model was asked for a turn that was over");
   if (gateway.steered.length > 0) lies.push(`${gateway.steered.length} messages were steered into another's run`);
   return [...lies, ...gateway.running().map(() => "a run is left at the gateway that nobody wants")];
 }
