@@ -6,7 +6,8 @@ import { createRandom, type Random } from "./random.ts";
 export type Act =
   | { do: "say" | "again" | "drop" | "stop" | "slow" | "read" | "resume"; device: number }
   | { do: "connect"; device: number; process: number }
-  | { do: "advance"; ms: number }
+  | { do: "advance" | "pass"; ms: number }
+  | { do: "stand still"; process: number; ms: number }
   | { do: "kill" | "start" | "freeze" | "thaw" | "stop process" | "deafen" | "hear" | "lose answer"; process: number }
   | { do: "break database"; process: number; fault: SqlFault }
   | { do: "cut gateway"; process: number }
@@ -75,8 +76,14 @@ const CLIENTS: Choice[] = [
   { weight: 2, make: onDevice("slow") },
   { weight: 2, make: onDevice("read") },
   { weight: 2, make: onDevice("resume") },
-  { weight: 9, make: (random) => ({ do: "advance", ms: random.pick([5, 50, 260, 1000, 2100]) }) },
+  { weight: 6, make: (random) => ({ do: "advance", ms: random.pick([5, 50, 260, 1000, 2100]) }) },
+  { weight: 2, make: (random) => ({ do: "pass", ms: random.pick([500, 1500, 3000]) }) },
 ];
+const standStill: Maker = (random, { processes }) => ({
+  do: "stand still",
+  process: random.int(0, processes - 1),
+  ms: random.int(1500, 7000),
+});
 const STOPS: Choice[] = [{ weight: 5, make: onDevice("stop") }];
 /** Each schedule has some of these kinds of trouble, and not the others: rare meetings become likely. */
 const TROUBLES: Choice[][] = [
@@ -88,6 +95,7 @@ const TROUBLES: Choice[][] = [
   [
     { weight: 4, make: onProcess("freeze") },
     { weight: 4, make: onProcess("thaw") },
+    { weight: 4, make: standStill },
   ],
   [{ weight: 5, make: broken("cut") }],
   [

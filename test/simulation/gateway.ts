@@ -42,8 +42,8 @@ export class SimulatedGateway {
   readonly links = new Set<Link>();
   /** Agents that are not in its configuration. */
   readonly missing = new Set<string>();
-  /** Each time the model was asked: for which key, in which life, and whether its answer was known already. */
-  readonly asked: { key: string; boot: number; known: boolean; calm: boolean }[] = [];
+  /** Each time the model was asked: for which key, in which life, and whether it was answered, or its turn over. */
+  readonly asked: { key: string; boot: number; known: boolean; over: boolean }[] = [];
   readonly steered: string[] = [];
   /** All whole answers of a key. */
   readonly answers = new Map<string, string[]>();
@@ -56,6 +56,7 @@ export class SimulatedGateway {
     private readonly world: World,
     private readonly seed: number,
     private readonly calm: boolean,
+    private readonly isOver: (key: string) => boolean,
   ) {}
 
   /** Dies like a killed process; `politely`: tells first that its runs are aborted by the restart. */
@@ -140,7 +141,7 @@ export class SimulatedGateway {
     session.run = run;
     if (!failing) {
       const known = (this.answers.get(key) ?? []).length > 0;
-      this.asked.push({ key, boot: this.boot, known, calm: this.calm });
+      this.asked.push({ key, boot: this.boot, known, over: this.isOver(key) });
     }
     this.next(session, run);
   }

@@ -9,8 +9,8 @@ export type ModelStep =
   | { do: "fail"; reason: string }
   | { do: "hang" };
 
-const KINDS = ["plain", "tool", "pause", "retry", "fail", "hang", "empty"] as const;
-const WEIGHTS = { plain: 44, tool: 14, pause: 19, retry: 8, fail: 6, hang: 6, empty: 3 };
+const KINDS = ["plain", "tool", "pause", "slow", "retry", "fail", "hang", "empty"] as const;
+const WEIGHTS = { plain: 44, tool: 14, pause: 11, slow: 8, retry: 8, fail: 6, hang: 6, empty: 3 };
 
 /** What the model says to a text that it is asked for the n-th time; with `calm` it makes no trouble. */
 export function scriptOf(seed: number, text: string, asked: number, calm: boolean): ModelStep[] {
@@ -30,6 +30,11 @@ export function scriptOf(seed: number, text: string, asked: number, calm: boolea
       return [...(random.chance(0.7) ? words(0) : []), { do: "tool" }, ...words(10)];
     case "pause":
       return [...words(0), { do: "pause", ms: random.int(300, 3000) }, { do: "say", text: ` ${voice}.end` }];
+    case "slow":
+      return [0, 1, 2].flatMap((n): ModelStep[] => [
+        { do: "say", text: `${n > 0 ? " " : ""}${voice}.${n}` },
+        { do: "pause", ms: random.int(2000, 3500) },
+      ]);
     case "retry":
       return [...(random.chance(0.5) ? words(0) : []), { do: "retry" }, ...words(20)];
     case "fail":

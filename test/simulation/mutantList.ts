@@ -68,12 +68,16 @@ export const mutants: Mutant[] = [
     changes: [["text: text.slice(offset), retrying }", "text: text.slice(offset + 1), retrying }"]],
   },
   {
-    name: "a stop does not wait for the attempt to send",
+    name: "a stop neither waits for the attempt to send nor keeps it from sending",
     file: "services/turnRun.ts",
     changes: [
       [
         'await this.attempting;\n    const told = await this.run.abort(this.complete);\n    return { status: "stopped"',
         'const told = await this.run.abort(this.complete);\n    return { status: "stopped"',
+      ],
+      [
+        "if (this.isOver()) return;\n      const status = await this.run.send();",
+        "const status = await this.run.send();",
       ],
     ],
   },

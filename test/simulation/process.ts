@@ -15,6 +15,8 @@ export const budgets = { firstTextMs: 5_000, betweenMs: 4_000, totalMs: 20_000, 
 /** Longer than the hub's own comparison of what is open here with the rows. */
 export const RESYNC_MS = 30_000;
 const DRAIN_MS = 8_000;
+/** A disk may be slow: much else happens meanwhile. */
+const DISK_WEIGHT = 1;
 
 /** A simulated API process: the real engine, hub and frames on doubles of all that is outside. */
 export class SimulatedProcess implements Owner {
@@ -120,7 +122,13 @@ export class SimulatedProcess implements Owner {
     const { world, redis, gatewayId } = this.around;
     const guarded = () =>
       new Promise<number>((resolve) =>
-        world.add({ channel: world.unique("disk"), owner: this, label: "guard", run: () => resolve(0) }),
+        world.add({
+          channel: world.unique("disk"),
+          owner: this,
+          label: "guard",
+          weight: DISK_WEIGHT,
+          run: () => resolve(0),
+        }),
       );
     const parts = {
       config: configOf(gatewayId),

@@ -18,7 +18,7 @@ const RECONCILER_WEIGHT = 4;
 /** Longer than every budget together. */
 const SETTLE_MS = 150_000;
 const MOST_OPERATIONS = 20_000;
-const CALM_MS = 250;
+const PASSING_MS = 300;
 
 /** One schedule as it runs. */
 export class Simulation {
@@ -34,6 +34,7 @@ export class Simulation {
   readonly agentIds: string[];
   /** What was done to it, to tell what may be excused. */
   readonly happened = new Set<string>();
+  freezes = 0;
   private readonly random: Random;
   private count = 0;
 
@@ -45,7 +46,9 @@ export class Simulation {
     const unique = crypto.randomUUID().slice(0, 18);
     this.random = createRandom(schedule.seed, "ids");
     this.world = new World(lane, schedule.startsAt, tracing);
-    this.gateway = new SimulatedGateway(this.world, schedule.seed, schedule.calm);
+    this.gateway = new SimulatedGateway(this.world, schedule.seed, schedule.calm, (key) =>
+      this.around.ended.some((end) => end.turnId === key),
+    );
     this.redis = new SimulatedRedis(this.world);
     this.userId = crypto.randomUUID();
     this.assistantIds = Array.from({ length: schedule.assistants }, () => crypto.randomUUID());
@@ -132,10 +135,9 @@ export class Simulation {
 
   private async act(action: Action, random: Random): Promise<void> {
     if ("device" in action) return this.actOnDevice(action, this.devices[action.device]!, random);
-    if ("process" in action) return this.actOnProcess(action, this.processes[action.process]!);
-    if (action.do === "advance") {
-      return this.advance(action.ms, random);
-    }
+    if ("process" in action) return this.actOnProcess(action, this.processes[action.process]!, random);
+    if (action.do === "advance") return this.advance(action.ms, random);
+    if (action.do === "pass") return this.pass(action.ms, random);
     this.happened.add(action.do);
     if (action.do === "forget agent") this.gateway.missing.add(this.agentIds[action.assistant]!);
     else if (action.do === "kill gateway") this.gateway.kill(false);
@@ -148,13 +150,26 @@ export class Simulation {
 
   private async advance(ms: number, random: Random): Promise<void> {
     // Where nothing breaks nobody is starved either: leases and budgets are for trouble.
-    const pieces = this.schedule.calm ? Math.ceil(ms / CALM_MS) : 1;
-    for (let n = 0; n < pieces; n++) {
-      if (this.schedule.calm) await this.world.run(random, MOST_OPERATIONS);
-      // Who has work to do and gets no time stands still.
-      if (!this.world.idle() || ms / pieces >= budgets.leaseMs) this.happened.add("starved");
-      await this.world.advance(Math.ceil(ms / pieces));
+    if (this.schedule.calm) return this.pass(ms, random);
+    // Who has work to do and gets no time stands still.
+    if (!this.world.idle() || ms >= budgets.leaseMs) this.happened.add("starved");
+    return this.world.advance(ms);
+  }
+
+  /** Time goes by, and everybody does what there is to do. */
+  private async pass(ms: number, random: Random): Promise<void> {
+    const end = this.world.now + ms;
+    while (this.world.now < end) {
+      await this.world.run(random, MOST_OPERATIONS);
+      await this.world.advance(Math.min(PASSING_MS, end - this.world.now));
     }
+  }
+
+  /** One process stands still while the others go on. */
+  private async standStill(process: SimulatedProcess, ms: number, random: Random): Promise<void> {
+    this.freeze(process);
+    await this.pass(ms, random);
+    process.thaw();
   }
 
   private actOnDevice(action: Extract<Action, { device: number }>, device: Device, random: Random): void {
@@ -169,20 +184,27 @@ export class Simulation {
     else device.resume();
   }
 
-  private actOnProcess(action: Extract<Action, { process: number }>, process: SimulatedProcess): void {
+  private async actOnProcess(action: Extract<Action, { process: number }>, process: SimulatedProcess, random: Random) {
     if (action.do === "connect") return;
     if (action.do === "start") return void (process.dead && this.startProcess(action.process));
     if (process.dead) return;
     this.happened.add(action.do);
     if (action.do === "break database") process.database.arm(action.fault);
     else if (action.do === "kill") process.kill();
-    else if (action.do === "freeze") process.freeze();
+    else if (action.do === "stand still") await this.standStill(process, action.ms, random);
+    else if (action.do === "freeze") this.freeze(process);
     else if (action.do === "thaw") process.thaw();
     else if (action.do === "stop process") process.stop();
     else if (action.do === "deafen") process.deaf = true;
     else if (action.do === "hear") process.listenAgain();
     else if (action.do === "cut gateway") process.gateway.lose();
     else if (action.do === "lose answer") process.gateway.answersToLose += 1;
+  }
+
+  private freeze(process: SimulatedProcess): void {
+    this.freezes += 1;
+    process.freeze();
+    if (!this.processes.some((one) => !one.dead && !one.frozen)) this.happened.add("starved");
   }
 
   /** Ends all trouble and lets time pass until everything is over. Returns what is not. */

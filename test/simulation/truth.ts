@@ -30,11 +30,23 @@ interface Rows {
 const EXCUSES_TAKEOVER = [
   "kill",
   "freeze",
+  "stand still",
   "break database",
   "stop process",
   "forget agent",
   "cut gateway",
   "lose answer",
+  "starved",
+];
+
+/** What may cost an answer that the model would have given. */
+const EXCUSES_FAILURE = [
+  "kill gateway",
+  "restart gateway",
+  "cut gateway",
+  "lose answer",
+  "forget agent",
+  "break database",
   "starved",
 ];
 
@@ -126,6 +138,9 @@ function judgeAnswer({ gateway, devices }: Simulation, turn: TurnRow, text: stri
   const fits = (answer: string) => answer === text || (begun && text.endsWith(`\n\n${answer}`));
   if (turn.status === "done" && !(gateway.answers.get(turn.id) ?? []).some(fits))
     lies.push(`says "${text}", the model said ${JSON.stringify(gateway.answers.get(turn.id) ?? [])}`);
+  // Of a run that failed the history has a note, which may be the gateway's own words: what it had said is lost with
+  // the process that heard it and with Redis.
+  if (turn.status === "failed" && turn.attempts > 1) return lies;
   if (begun || gateway.retried.has(turn.id)) return lies;
   for (const connection of devices.flatMap((device) => device.connections)) {
     const seen = connection.chunks.get(turn.id);
@@ -138,12 +153,17 @@ function judgeAnswer({ gateway, devices }: Simulation, turn: TurnRow, text: stri
 }
 
 /** Nothing is taken over or fails without a reason; who says that it ended it, held it. */
-function judgeCourse({ schedule, happened, around }: Simulation, turn: TurnRow, question: string): string[] {
+function judgeCourse(simulation: Simulation, turn: TurnRow, question: string): string[] {
+  const { schedule, happened, around } = simulation;
   const lies: string[] = [];
   if (turn.attempts > 1 && !EXCUSES_TAKEOVER.some((excuse) => happened.has(excuse)))
     lies.push(`was begun ${turn.attempts} times although nothing had happened to anybody`);
   const smooth = schedule.calm && !turn.stopRequested && answers(scriptOf(schedule.seed, question, 0, true));
   if (smooth && turn.status !== "done") lies.push("should be done: nothing had happened");
+  const could = [0, 1, 2].every((n) => answers(scriptOf(schedule.seed, question, n, schedule.calm)));
+  const helped = EXCUSES_FAILURE.some((excuse) => happened.has(excuse)) || simulation.freezes > 1;
+  if (turn.status === "failed" && turn.attempts > 1 && could && !helped)
+    lies.push("failed although one that took it over could have had its answer");
   const enders = around.ended.filter((end) => end.turnId === turn.id);
   if (enders.length > 1) lies.push(`was ended ${enders.length} times`);
   if (enders.some((end) => end.by !== turn.leaseOwner)) lies.push("was ended by one who did not hold it any more");
@@ -174,11 +194,13 @@ function judgeViews({ devices, processes }: Simulation, { messages }: Rows): str
   return [...lies, ...holding.map((process) => `${process.name} still holds ${process.running()} turns that are over`)];
 }
 
-function judgeGateway({ gateway }: Simulation): string[] {
+function judgeGateway({ gateway, freezes }: Simulation): string[] {
   const lies: string[] = [];
   const lives = gateway.asked.map((one) => `${one.key} in life ${one.boot}`);
   if (new Set(lives).size < lives.length) lies.push("the model was asked twice for one key in one life of the gateway");
   if (gateway.asked.some((one) => one.known)) lies.push("the model was asked again for what it had answered");
+  // Who stood still between its last look and the send can't know; the run is then nobody's until it ends.
+  if (freezes === 0 && gateway.asked.some((one) => one.over)) lies.push("the model was asked for a turn that was over");
   if (gateway.steered.length > 0) lies.push(`${gateway.steered.length} messages were steered into another's run`);
   return [...lies, ...gateway.running().map(() => "a run is left at the gateway that nobody wants")];
 }
