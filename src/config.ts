@@ -29,6 +29,7 @@ export const environmentSchema = z.object({
     .describe("development, production or test"),
   HOST: text("Address to listen on").default("127.0.0.1"),
   PORT: integer("Port to listen on", 0, 65535).default(3000),
+  REUSE_PORT: flag("Several processes listen on the same port (SO_REUSEPORT)").default(false),
   LOG_LEVEL: z
     .enum(["trace", "debug", "info", "warn", "error", "silent"])
     .default("info")

@@ -82,7 +82,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
   const server = Bun.serve({
     hostname: config.HOST,
     port: config.PORT,
-    reusePort: false,
+    reusePort: config.REUSE_PORT,
     idleTimeout: 60,
     // The application refuses what is too large (limitBody), with its own answer; Bun's has none.
     maxRequestBodySize: Number.MAX_SAFE_INTEGER,
