@@ -1,4 +1,5 @@
 import type { Redis } from "ioredis";
+import type { Socket } from "node:net";
 import type { Config } from "./config.ts";
 import { connectDatabase, type Sql } from "./db/connect.ts";
 import { createGatewayClient, type GatewayClient } from "./clients/gateway.ts";
@@ -21,6 +22,10 @@ export interface Deps {
   /** Names this process: owner of leases, origin of frames. */
   processId: string;
   sql: Sql;
+  /** One connection apart, so that the watch over the database never waits behind the pool's work. */
+  watchSql: Sql;
+  /** Destroys every connection to the database; the next query opens a new one. */
+  severDatabase(): void;
   redis: Redis;
   /** A second connection: one that subscribes can do nothing else. */
   subscriber: Redis;
@@ -40,8 +45,11 @@ export function createDeps(config: Config, log: Log): Deps {
   const closers: { name: string; deadlineMs: number; close: () => unknown }[] = [];
   const onClose: Deps["onClose"] = (name, deadlineMs, close) => closers.push({ name, deadlineMs, close });
 
-  const sql = connectDatabase(config.DATABASE_URL, { max: config.DATABASE_POOL, name: "reef" });
+  const sockets = new Set<Socket>();
+  const sql = connectDatabase(config.DATABASE_URL, { max: config.DATABASE_POOL, name: "reef", sockets });
   onClose("postgres", 3000, () => sql.end({ timeout: 2 }));
+  const watchSql = connectDatabase(config.DATABASE_URL, { max: 1, name: "reef watch", sockets });
+  onClose("postgres watch", 1000, () => watchSql.end({ timeout: 0 }));
   const redis = connectRedis(config.REDIS_URL, config.REDIS_PREFIX, log);
   onClose("redis", 1000, () => redis.disconnect());
   const subscriber = connectRedis(config.REDIS_URL, config.REDIS_PREFIX, log);
@@ -70,6 +78,8 @@ export function createDeps(config: Config, log: Log): Deps {
     clock: realClock,
     processId: newId(),
     sql,
+    watchSql,
+    severDatabase: () => sockets.forEach((socket) => socket.destroy()),
     redis,
     subscriber,
     gateway,

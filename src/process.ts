@@ -11,6 +11,7 @@ import { createChatSockets } from "./routes/chat.ts";
 import { createServer } from "./server.ts";
 import { createChatHub } from "./services/chatHub.ts";
 import { startMonitor } from "./services/monitor.ts";
+import { startDatabaseWatch } from "./services/databaseWatch.ts";
 import { startReconciler } from "./services/reconciler.ts";
 import { startTurnEngine } from "./services/turnEngine.ts";
 
@@ -50,10 +51,12 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
     log,
   });
 
+  let watch: ReturnType<typeof startDatabaseWatch> | undefined;
   const act = (notice: Notice) => {
     if (notice.kind === "turn") engine.wake();
     else if (notice.kind === "stop") engine.wakeStops();
     else if (notice.kind === "session") hub.sessionRevoked(notice.id);
+    else if (notice.kind === "beat") watch?.heard(notice.id);
     else if (notice.kind === "message") {
       const [assistantId = "", seq = "0"] = notice.id.split(":");
       hub.messageStored(assistantId, Number(seq));
@@ -79,6 +82,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
     resync.wake();
   };
   const unlisten = await listen(deps.sql, hear, catchUp);
+  watch = startDatabaseWatch(deps);
   const server = Bun.serve({
     hostname: config.HOST,
     port: config.PORT,
@@ -110,7 +114,13 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
       const listening = server.stop(false);
       sockets.closeAll("restart");
       clearInterval(sweeper);
-      const loops = Promise.all([engine.stop(DRAIN_MS), reconciler.stop(), resync.stop(), monitor.stop()]);
+      const loops = Promise.all([
+        engine.stop(DRAIN_MS),
+        reconciler.stop(),
+        resync.stop(),
+        monitor.stop(),
+        watch?.stop(),
+      ]);
       await withDeadline(loops, LOOPS_STOP_MS, "the loops").catch((err: unknown) =>
         log.warn({ err }, "did not stop in time"),
       );

@@ -37,8 +37,7 @@ function requireEnv(name: string): string {
 }
 
 /** A database of its own: a clone of a template that the first caller migrates. Returns its URL. */
-export async function createTestDatabase(): Promise<string> {
-  const base = requireEnv("TEST_DATABASE_URL");
+export async function createTestDatabase(base = requireEnv("TEST_DATABASE_URL")): Promise<string> {
   const admin = postgres(base, { max: 1, onnotice: () => undefined });
   const name = `reef_${newId().replaceAll("-", "")}`;
   const url = (database: string) => Object.assign(new URL(base), { pathname: `/${database}` }).toString();

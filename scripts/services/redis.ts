@@ -21,14 +21,14 @@ type Program = { path: string; env: Record<string, string> };
 
 const path = process.env["PATH"] ?? "/usr/bin:/bin";
 
-/** Starts Redis (or Valkey) on a free port of 127.0.0.1, with a password and nothing kept on disk. */
-export async function startRedis(options: { dataDir: string | null; log: Log }): Promise<Redis> {
+/** Starts Redis (or Valkey) on a free port of 127.0.0.1, with a password (its own unless given) and nothing kept on disk. */
+export async function startRedis(options: { dataDir: string | null; log: Log; password?: string }): Promise<Redis> {
   const program = findInstalled() ?? findDownloaded() ?? (await downloadRedis(options.log));
   const folder = options.dataDir ?? mkdtempSync(join(tmpdir(), "reef-redis-"));
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   const logFile = join(folder, "redis.log");
   rotateLog(logFile);
-  const password = randomBytes(24).toString("hex");
+  const password = options.password ?? randomBytes(24).toString("hex");
   const clean = () => {
     if (options.dataDir === null) rmSync(folder, { recursive: true, force: true });
   };

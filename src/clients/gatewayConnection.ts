@@ -5,6 +5,9 @@ import { helloSchema, inboundFrameSchema } from "./gatewayFrames.ts";
 
 const PROTOCOL = 4;
 const HANDSHAKE_MS = 10_000;
+/** A gateway answers a WebSocket ping by itself; one that is this long silent is not there, whatever TCP says. */
+const PING_MS = 5_000;
+const SILENT_MS = 20_000;
 const RECONNECT_BASE_MS = 200;
 const RECONNECT_CAP_MS = 1_500;
 
@@ -61,12 +64,14 @@ export function openGatewayConnection(options: ConnectionOptions) {
   let nextId = 1;
   let retryTimer: ReturnType<typeof setTimeout> | undefined;
   let silenceTimer: ReturnType<typeof setTimeout> | undefined;
+  let pinger: ReturnType<typeof setInterval> | undefined;
   let silenceMs = HANDSHAKE_MS;
 
   const lose = (lost: WebSocket, why: string) => {
     if (socket !== lost) return;
     socket = undefined;
     clearTimeout(silenceTimer);
+    clearInterval(pinger);
     lost.close();
     failPending();
     if (ready) {
@@ -83,7 +88,7 @@ export function openGatewayConnection(options: ConnectionOptions) {
     }
     pending.clear();
   };
-  // A half-open connection looks healthy for ever; the gateway's regular ticks tell it from a living one.
+  // A half-open connection looks healthy for ever; the gateway's own ticks come too rarely (30 s) to tell it soon.
   const listenForSilence = (ws: WebSocket) => {
     clearTimeout(silenceTimer);
     silenceTimer = setTimeout(() => lose(ws, "silent"), silenceMs);
@@ -98,6 +103,7 @@ export function openGatewayConnection(options: ConnectionOptions) {
       listenForSilence(ws);
       receive(ws, message.data);
     };
+    ws.addEventListener("pong", () => socket === ws && listenForSilence(ws));
     ws.onclose = (event) => lose(ws, `closed ${event.code}`);
     ws.onerror = () => lose(ws, "error");
   };
@@ -121,7 +127,8 @@ export function openGatewayConnection(options: ConnectionOptions) {
       const payload = await send(ws, "connect", connectParams(options), HANDSHAKE_MS);
       const hello = helloSchema.parse(payload);
       if (socket !== ws) return;
-      silenceMs = Math.max(HANDSHAKE_MS, hello.policy.tickIntervalMs * 2.5);
+      silenceMs = SILENT_MS;
+      pinger = setInterval(() => ws.ping(), PING_MS);
       ready = true;
       attempt = 0;
       options.onHello({ version: hello.server.version, bootId: hello.server.bootId ?? "" });

@@ -28,7 +28,6 @@ export const inboundFrameSchema = z.discriminatedUnion("type", [
 export const helloSchema = z.object({
   protocol: z.literal(4),
   server: z.object({ version: z.string(), bootId: z.string().optional() }),
-  policy: z.object({ tickIntervalMs: z.number().positive().default(30_000) }).prefault({}),
 });
 
 export const sendAnswerSchema = z.object({ runId: z.string().optional(), status: z.string().default("started") });

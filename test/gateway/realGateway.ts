@@ -131,7 +131,8 @@ async function createDatabase(): Promise<{ url: string; name: string; drop(): Pr
   };
 }
 
-async function parkAgents(env: Record<string, string>, logFile: string): Promise<void> {
+/** The step before each start of a gateway. */
+export async function parkAgents(env: Record<string, string>, logFile: string): Promise<void> {
   const job = spawnChild({
     command: [process.execPath, "--no-env-file", join(root, "src/jobs/parkAgents.ts")],
     env: { PATH: String(process.env["PATH"]), ...env },
