@@ -1,22 +1,13 @@
-import { existsSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
+import { parseArgs } from "node:util";
+import { keepApplication } from "./services/application.ts";
 import { openDataFolder } from "./services/dataFolder.ts";
 import { keepGateway } from "./services/gatewayKeeper.ts";
 import { startPostgres } from "./services/postgres.ts";
-import {
-  diskFull,
-  explain,
-  freePort,
-  isDiskFull,
-  lastLines,
-  present,
-  rotateLog,
-  spawnChild,
-  StartError,
-  waitUntil,
-} from "./services/process.ts";
+import { explain, freePort, StartError } from "./services/process.ts";
 import { startRedis } from "./services/redis.ts";
 import { createRun, type Run } from "./services/run.ts";
+import { writeRunningFile } from "./services/runningFile.ts";
 import { dataDir, env, loadEnvFile, requireGoodSettings, root, urlOf } from "./services/settings.ts";
 import { startFakeOpenAi } from "../test/fakes/openai.ts";
 
@@ -24,6 +15,8 @@ const help = `Starts Reef and everything it stands on, and prints "ready http://
 
   npm start                       Ctrl-C stops everything in order
   npm start -- --logs             the application's log on this terminal instead of <data>/logs/api.log
+  npm start -- --processes 2      so many processes of the application, all on one port; SIGUSR2 to the launcher
+                                  replaces them one after the other, and nobody is refused meanwhile
 
 Environment (or .env; every other variable in .env.example reaches the application):
   PORT, HOST                      where to listen (3000, 127.0.0.1)
@@ -34,7 +27,7 @@ Environment (or .env; every other variable in .env.example reaches the applicati
   DATABASE_URL, REDIS_URL         your own Postgres and Redis instead of the ones started here
   OPENCLAW_GATEWAY_URL            your own gateway, with OPENCLAW_GATEWAY_TOKEN and OPENCLAW_GATEWAY_DIR`;
 
-type Settings = { port: number; host: string; dataDir: string; logs: boolean };
+type Settings = { port: number; host: string; dataDir: string; logs: boolean; processes: number };
 
 process.chdir(root);
 if (process.argv.includes("--help") || process.argv.includes("-h")) {
@@ -50,15 +43,29 @@ try {
 }
 
 function readSettings(argv: string[]): Settings {
-  const unknown = argv.find((argument) => argument !== "--logs");
-  if (unknown !== undefined) throw new StartError(`Unknown option ${unknown}: see npm start -- --help.`);
+  const { logs, processes } = readOptions(argv);
   requireGoodSettings();
   return {
     port: Number(env("PORT") ?? 3000),
     host: env("HOST") ?? "127.0.0.1",
     dataDir: dataDir(),
-    logs: argv.includes("--logs") || env("REEF_LOGS") === "1",
+    logs: logs || env("REEF_LOGS") === "1",
+    processes,
   };
+}
+
+function readOptions(argv: string[]): { logs: boolean; processes: number } {
+  try {
+    const options = { logs: { type: "boolean" }, processes: { type: "string" } } as const;
+    const { values } = parseArgs({ args: argv, options });
+    const processes = Number(values.processes ?? 1);
+    if (!Number.isInteger(processes) || processes < 1 || processes > 16)
+      throw new StartError("--processes takes a whole number from 1 to 16.");
+    return { logs: values.logs ?? false, processes };
+  } catch (error) {
+    if (error instanceof StartError) throw error;
+    throw new StartError(`${error instanceof Error ? error.message : String(error)}. See npm start -- --help.`);
+  }
 }
 
 /** All at once where nothing waits for another: the gateway takes longest and needs no database. */
@@ -89,12 +96,9 @@ async function start(run: Run, settings: Settings): Promise<void> {
     env("DATABASE_URL") ?? keep(run, "Postgres", startPostgres({ dataDir: folder("postgres"), durable: true, log })),
     env("REDIS_URL") ?? keep(run, "Redis", startRedis({ dataDir: folder("redis"), log })),
   ]);
-  const application = startApplication(
-    run,
-    settings,
-    { ...app, DATABASE_URL: databaseUrl, REDIS_URL: redisUrl },
-    folder("logs"),
-  );
+  const connected = { ...app, DATABASE_URL: databaseUrl, REDIS_URL: redisUrl };
+  writeRunningFile(data.path, connected);
+  const application = keepApplication(run, { ...settings, env: connected, folder: folder("logs") });
   await Promise.all([gateway, run.waitFor("application", application)]);
   run.ready(urlOf(settings.host, settings.port));
 }
@@ -128,39 +132,4 @@ async function keep(
   run.add(name, service);
   void service.exited.then((code) => run.stop(1, `${name} ended (exit code ${code}): Reef stops.`));
   return service.url;
-}
-
-async function startApplication(
-  run: Run,
-  settings: Settings,
-  app: Record<string, string | undefined>,
-  logs: string,
-): Promise<void> {
-  const logFile = join(logs, "api.log");
-  rotateLog(logFile);
-  const from = existsSync(logFile) ? statSync(logFile).size : 0;
-  const child = spawnChild({
-    command: [process.execPath, "--no-env-file", "src/main.ts"],
-    env: present(app),
-    deathSignal: "KILL",
-    ...(settings.logs ? {} : { logFile }),
-  });
-  run.add("application", { stop: () => child.stop("SIGTERM", 12_000), kill: () => child.kill("SIGKILL") });
-  if (!settings.logs) run.say(`the application's log: ${logFile}`);
-  void child.exited.then((code) => {
-    if (code !== 0 && isDiskFull(logs)) return run.stop(1, diskFull(logFile));
-    const said = settings.logs ? "" : `\n${lastLines(logFile, 15, from)}`;
-    const what =
-      code === 78 ? "The application refuses its configuration:" : `The application ended (exit code ${code}).`;
-    return run.stop(code === 78 ? 78 : 1, `${what}${said}`);
-  });
-  const url = `${urlOf(settings.host, settings.port)}/readyz`;
-  await waitUntil(
-    child,
-    Number.POSITIVE_INFINITY,
-    async () => (await fetch(url, { signal: AbortSignal.timeout(3_000) })).ok,
-    150,
-  );
-  // It ended: its exit handler above stops everything and says why.
-  if (!child.running()) await new Promise(() => undefined);
 }

@@ -29,6 +29,7 @@ export const environmentSchema = z.object({
     .describe("development, production or test"),
   HOST: text("Address to listen on").default("127.0.0.1"),
   PORT: integer("Port to listen on", 0, 65535).default(3000),
+  REUSE_PORT: flag("Several processes listen on the same port (SO_REUSEPORT)").default(false),
   LOG_LEVEL: z
     .enum(["trace", "debug", "info", "warn", "error", "silent"])
     .default("info")
@@ -66,6 +67,16 @@ export const environmentSchema = z.object({
   TURN_TOTAL_MS: integer("Budget of an answer in all", 100, 3_600_000).default(300_000),
   TURN_WAIT_MS: integer("Budget in the queue, waking the assistant included", 100, 3_600_000).default(600_000),
   TURN_LEASE_MS: integer("A process silent this long loses its running turns to another", 500, 60_000).default(4_000),
+  INVARIANTS_EVERY_MS: integer(
+    "How often one of the processes counts violated invariants for /metrics; less often when that takes long",
+    50,
+    86_400_000,
+  ).default(60_000),
+  CHAT_MAX_LOOP_DELAY_MS: integer(
+    "New chat sockets get 503 while the event loop is this late on average",
+    10,
+    60_000,
+  ).default(250),
   CHAT_PING_MS: integer(
     "Interval of WebSocket pings; a client silent for 2.4 of them is closed (4408)",
     50,

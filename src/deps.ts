@@ -5,9 +5,12 @@ import { connectDatabase, type Sql } from "./db/connect.ts";
 import { createGatewayClient, type GatewayClient } from "./clients/gateway.ts";
 import { connectRedis } from "./clients/redis.ts";
 import { createWorkspaces, type Workspaces } from "./clients/workspaces.ts";
+import { realClock, type Clock } from "./lib/clock.ts";
 import { newId } from "./lib/ids.ts";
 import type { Log } from "./lib/log.ts";
+import { createLoopDelay, type LoopDelay } from "./lib/loopDelay.ts";
 import { createLocalCounts, type LocalCounts } from "./lib/localCounts.ts";
+import { createMetrics, type Metrics } from "./lib/metrics.ts";
 import { createPasswords, type Passwords } from "./lib/passwords.ts";
 import { withDeadline } from "./lib/retry.ts";
 
@@ -15,6 +18,7 @@ import { withDeadline } from "./lib/retry.ts";
 export interface Deps {
   config: Config;
   log: Log;
+  clock: Clock;
   /** Names this process: owner of leases, origin of frames. */
   processId: string;
   sql: Sql;
@@ -29,6 +33,8 @@ export interface Deps {
   workspaces: Workspaces;
   passwords: Passwords;
   localCounts: LocalCounts;
+  metrics: Metrics;
+  loopDelay: LoopDelay;
   /** Registers what closes with the process; closers run in reverse order, each within its deadline. */
   onClose(name: string, deadlineMs: number, close: () => unknown): void;
   close(): Promise<void>;
@@ -56,6 +62,8 @@ export function createDeps(config: Config, log: Log): Deps {
   });
   onClose("gateway", 1000, () => gateway.close());
   const workspaces = createWorkspaces(config.OPENCLAW_GATEWAY_DIR, log);
+  const loopDelay = createLoopDelay();
+  onClose("loop delay", 100, () => loopDelay.close());
 
   const close = async () => {
     for (const closer of closers.reverse()) {
@@ -67,6 +75,7 @@ export function createDeps(config: Config, log: Log): Deps {
   return {
     config,
     log,
+    clock: realClock,
     processId: newId(),
     sql,
     watchSql,
@@ -77,6 +86,8 @@ export function createDeps(config: Config, log: Log): Deps {
     workspaces,
     passwords: createPasswords(),
     localCounts: createLocalCounts(),
+    metrics: createMetrics(),
+    loopDelay,
     onClose,
     close,
   };

@@ -10,6 +10,7 @@ import { sleep, withDeadline } from "./lib/retry.ts";
 import { createChatSockets } from "./routes/chat.ts";
 import { createServer } from "./server.ts";
 import { createChatHub } from "./services/chatHub.ts";
+import { startMonitor } from "./services/monitor.ts";
 import { startDatabaseWatch } from "./services/databaseWatch.ts";
 import { startReconciler } from "./services/reconciler.ts";
 import { startTurnEngine } from "./services/turnEngine.ts";
@@ -38,6 +39,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
   const http = createServer(deps, hub, () => draining);
   const engine = startTurnEngine(deps, hub);
   const reconciler = startReconciler(deps);
+  const monitor = startMonitor(deps);
 
   const resync = startLoop({
     name: "chat resync",
@@ -84,7 +86,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
   const server = Bun.serve({
     hostname: config.HOST,
     port: config.PORT,
-    reusePort: false,
+    reusePort: config.REUSE_PORT,
     idleTimeout: 60,
     // The application refuses what is too large (limitBody), with its own answer; Bun's has none.
     maxRequestBodySize: Number.MAX_SAFE_INTEGER,
@@ -112,7 +114,13 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
       const listening = server.stop(false);
       sockets.closeAll("restart");
       clearInterval(sweeper);
-      const loops = Promise.all([engine.stop(DRAIN_MS), reconciler.stop(), resync.stop(), watch?.stop()]);
+      const loops = Promise.all([
+        engine.stop(DRAIN_MS),
+        reconciler.stop(),
+        resync.stop(),
+        monitor.stop(),
+        watch?.stop(),
+      ]);
       await withDeadline(loops, LOOPS_STOP_MS, "the loops").catch((err: unknown) =>
         log.warn({ err }, "did not stop in time"),
       );

@@ -3,12 +3,14 @@ import type { Deps } from "./deps.ts";
 import { requireUser } from "./http/auth.ts";
 import { createRouter, type Env, type RouteSpec } from "./http/env.ts";
 import { idempotency } from "./http/idempotency.ts";
-import { limitBody, requestLog, securityHeaders } from "./http/middleware.ts";
+import { limitBody, measure, requestLog, securityHeaders } from "./http/middleware.ts";
+import { requireOperator } from "./http/operator.ts";
 import { renderNoRoute, renderProblem } from "./http/problem.ts";
 import { assistantRoutes } from "./routes/assistants.ts";
 import { authRoutes } from "./routes/auth.ts";
 import { chatRoute } from "./routes/chat.ts";
 import { docsRoutes } from "./routes/docs.ts";
+import { metricsRoutes } from "./routes/metrics.ts";
 import { systemRoutes } from "./routes/system.ts";
 import type { ChatHub } from "./services/chatHub.ts";
 
@@ -19,9 +21,13 @@ export interface HttpServer {
 
 /** The HTTP application: what runs before every route, and which file serves which address. */
 export function createServer(deps: Deps, hub: ChatHub, isDraining: () => boolean): HttpServer {
-  const router = createRouter({ public: [], user: [requireUser(deps), idempotency(deps)] });
+  const router = createRouter({
+    public: [],
+    user: [requireUser(deps), idempotency(deps)],
+    operator: [requireOperator],
+  });
   const { app, specs } = router;
-  app.use(requestLog(deps.log), securityHeaders(), limitBody());
+  app.use(requestLog(deps.log), measure(deps.metrics), securityHeaders(), limitBody());
   app.onError(renderProblem);
   app.notFound((c) => renderNoRoute(c, methodsOf(app, c.req.path)));
 
@@ -33,6 +39,9 @@ export function createServer(deps: Deps, hub: ChatHub, isDraining: () => boolean
 
   // Signed-in users
   assistantRoutes(router, deps, hub);
+
+  // Operators
+  metricsRoutes(router, deps, hub);
 
   return { app, specs };
 }

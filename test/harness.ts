@@ -1,15 +1,16 @@
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import postgres from "postgres";
 import { loadConfig } from "../src/config.ts";
 import { migrate } from "../src/db/migrate.ts";
+import { createWorkspaces } from "../src/clients/workspaces.ts";
 import { connectDatabase, type Sql } from "../src/db/connect.ts";
 import { createDeps, type Deps } from "../src/deps.ts";
 import { newId } from "../src/lib/ids.ts";
 import { createLog } from "../src/lib/log.ts";
 import { startReef, type RunningReef } from "../src/process.ts";
-import { PLACEHOLDER_AGENT, renderGatewayConfig } from "../src/services/gatewayConfig.ts";
+import { renderGatewayConfig } from "../src/services/gatewayConfig.ts";
 import { startFakeGateway, type FakeGateway } from "./fakes/gateway.ts";
 
 const TOKEN = "test-gateway-token";
@@ -61,16 +62,9 @@ export async function createTestDatabase(base = requireEnv("TEST_DATABASE_URL"))
 export async function startTestReef(overrides: Record<string, string> = {}): Promise<TestReef> {
   const dir = mkdtempSync(join(tmpdir(), "reef-test-"));
   for (const name of ["state", "home", "workspaces"]) mkdirSync(join(dir, name));
-  const placeholderWorkspace = join(dir, "workspaces", PLACEHOLDER_AGENT);
-  writeFileSync(
-    join(dir, "openclaw.json"),
-    renderGatewayConfig([], {
-      providerUrl: "http://127.0.0.1:1/v1",
-      maxRuns: 16,
-      turnTotalMs: 1000,
-      placeholderWorkspace,
-    }),
-  );
+  const config = { OPENAI_BASE_URL: "http://127.0.0.1:1/v1", GATEWAY_MAX_RUNS: 16, TURN_TOTAL_MS: 300_000 };
+  const workspaces = createWorkspaces(dir, createLog("silent"));
+  await workspaces.writeConfig(renderGatewayConfig({ config, workspaces }, []));
   const gateway = await startFakeGateway({ dir, token: TOKEN });
   const env = {
     NODE_ENV: "test",

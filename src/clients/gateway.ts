@@ -15,6 +15,7 @@ import { z } from "zod";
 const SESSION_SUFFIX = "app";
 /** The most that the gateway gives of one message; without asking it cuts at 8,000. */
 const HISTORY_TEXT_CHARACTERS = 500_000;
+const DELETE_MS = 120_000;
 const WORD_JOINER = "\u2060";
 
 export interface GatewayListeners {
@@ -70,6 +71,7 @@ export function createGatewayClient(options: { id: string; url: string; token: s
     ...shared,
     name: "chat",
     scopes: ["operator.read", "operator.write"],
+    caps: [],
     onEvent: (event, payload) => {
       if (event === "config.changed") for (const listener of listeners) listener.onConfigChanged?.();
       const run = readRunEvent(event, payload);
@@ -80,6 +82,8 @@ export function createGatewayClient(options: { id: string; url: string; token: s
     ...shared,
     name: "admin",
     scopes: ["operator.read", "operator.admin"],
+    // Else the gateway sends every text a second time, only to be thrown away here.
+    caps: ["session-scoped-events"],
     onEvent: () => undefined,
   });
 
@@ -110,7 +114,8 @@ export function createGatewayClient(options: { id: string; url: string; token: s
       return (await admin.call("agents.list", {}, agentsSchema)).agents.map((agent) => agent.id);
     },
     async deleteAgent(agentId) {
-      await admin.call("agents.delete", { agentId, deleteFiles: true }, z.unknown());
+      // Nothing else may change the configuration while it works, so its end is waited for, however busy it is.
+      await admin.call("agents.delete", { agentId, deleteFiles: true }, z.unknown(), DELETE_MS);
     },
     async readConfigStatus() {
       const config = await admin.call("config.get", {}, configSchema);

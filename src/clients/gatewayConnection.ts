@@ -36,6 +36,8 @@ export interface ConnectionOptions {
   url: string;
   token: string;
   scopes: string[];
+  /** `session-scoped-events`: no events of sessions that were not subscribed to. */
+  caps: string[];
   log: Log;
   onHello: (hello: GatewayHello) => void;
   onLost: () => void;
@@ -175,7 +177,7 @@ function connectParams(options: ConnectionOptions) {
     client: { id: "gateway-client", version: "0.1.0", platform: "linux", mode: "backend" },
     role: "operator",
     scopes: options.scopes,
-    caps: [],
+    caps: options.caps,
     auth: { token: options.token },
   };
 }

@@ -16,6 +16,7 @@ export interface AgentSettings {
   displayName: string | null;
 }
 
+type ReadTemplate = (name: string) => Promise<string>;
 export type Workspaces = ReturnType<typeof createWorkspaces>;
 
 /**
@@ -23,6 +24,13 @@ export type Workspaces = ReturnType<typeof createWorkspaces>;
  * `state/agents/<agent>`, `parked/<agent>`, `state/media` and the trash of the gateway's home.
  */
 export function createWorkspaces(dir: string, log: Log) {
+  const templates = new Map<string, Promise<string>>();
+  // They come with the program and don't change while it runs.
+  const readTemplate: ReadTemplate = (name) => {
+    const text = templates.get(name) ?? readFile(join(TEMPLATES, name), "utf8");
+    templates.set(name, text);
+    return text;
+  };
   const configPath = join(dir, "openclaw.json");
   const workspaceOf = (agentId: string) => join(dir, "workspaces", checkId(agentId));
   const stateOf = (agentId: string) => join(dir, "state", "agents", checkId(agentId));
@@ -30,10 +38,12 @@ export function createWorkspaces(dir: string, log: Log) {
 
   return {
     workspaceOf,
+    /** Where the gateway logs. */
+    logFile: join(dir, "gateway.log"),
 
     /** Makes an agent ready to be configured: its workspace from the templates (never over an existing one), its state unparked. */
     async prepare(settings: AgentSettings): Promise<void> {
-      await createWorkspace(workspaceOf(settings.agentId), settings);
+      await createWorkspace(workspaceOf(settings.agentId), settings, readTemplate);
       if ((await exists(parkedOf(settings.agentId))) && !(await exists(stateOf(settings.agentId)))) {
         await mkdir(join(dir, "state", "agents"), { recursive: true, mode: 0o700 });
         await rename(parkedOf(settings.agentId), stateOf(settings.agentId));
@@ -46,7 +56,7 @@ export function createWorkspaces(dir: string, log: Log) {
      */
     async guard(settings: AgentSettings): Promise<number> {
       const folder = workspaceOf(settings.agentId);
-      const restored = await restoreLockedFiles(folder, settings);
+      const restored = await restoreLockedFiles(folder, settings, readTemplate);
       const removed = await holdSize(folder);
       if (restored + removed > 0) log.info({ agent_id: settings.agentId, restored, removed }, "workspace mended");
       return restored + removed;
@@ -65,6 +75,12 @@ export function createWorkspaces(dir: string, log: Log) {
       await mkdir(dir, { recursive: true, mode: 0o700 });
       await removeByPrefix(dir, DRAFT_PREFIX);
       await writeAtomically(configPath, text);
+    },
+
+    /** Every agent that has anything here: a workspace (or the draft of one), state, parked state. */
+    async listAgents(): Promise<string[]> {
+      const folders = ["workspaces", join("state", "agents"), "parked"].map((name) => listFolder(join(dir, name)));
+      return [...new Set((await Promise.all(folders)).flat().map((name) => name.split(".")[0]!))];
     },
 
     /** Erases everything of an agent, for ever. Safe to repeat. The gateway must have let go of it (openclaw.md §8). */
@@ -107,12 +123,12 @@ function checkId(agentId: string): string {
   return agentId;
 }
 
-async function createWorkspace(folder: string, settings: AgentSettings): Promise<void> {
+async function createWorkspace(folder: string, settings: AgentSettings, readTemplate: ReadTemplate): Promise<void> {
   if (await exists(folder)) return;
   const draft = `${folder}.${newId()}.new`;
   await mkdir(draft, { recursive: true, mode: 0o700 });
   for (const name of [...OWN_FILES, ...LOCKED_FILES])
-    await writeFile(join(draft, name), await renderTemplate(name, settings), { mode: 0o600 });
+    await writeFile(join(draft, name), renderTemplate(await readTemplate(name), settings), { mode: 0o600 });
   // Whoever renames first wins; a second one finds the folder there and throws its draft away.
   await rename(draft, folder).catch(async (error: NodeJS.ErrnoException) => {
     await rm(draft, { recursive: true, force: true });
@@ -120,11 +136,15 @@ async function createWorkspace(folder: string, settings: AgentSettings): Promise
   });
 }
 
-async function restoreLockedFiles(folder: string, settings: AgentSettings): Promise<number> {
+async function restoreLockedFiles(
+  folder: string,
+  settings: AgentSettings,
+  readTemplate: ReadTemplate,
+): Promise<number> {
   let restored = 0;
   for (const name of LOCKED_FILES) {
     const path = join(folder, name);
-    const wanted = await renderTemplate(name, settings);
+    const wanted = renderTemplate(await readTemplate(name), settings);
     const plain = await isPlainFile(path);
     if (plain && (await readFile(path, "utf8")) === wanted) continue;
     // A file is replaced in one step; anything else has to go first.
@@ -136,8 +156,7 @@ async function restoreLockedFiles(folder: string, settings: AgentSettings): Prom
 }
 
 /** A template with the person's settings put in. The display name is one line of plain text by its schema. */
-async function renderTemplate(name: string, settings: AgentSettings): Promise<string> {
-  const template = await readFile(join(TEMPLATES, name), "utf8");
+function renderTemplate(template: string, settings: AgentSettings): string {
   return template.replaceAll("{{display_name}}", () => (settings.displayName ?? "").replace(/\s+/g, " "));
 }
 

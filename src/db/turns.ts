@@ -42,12 +42,14 @@ export async function insertTurn(
   sql: Queryable,
   input: { id: string; assistantId: string; userId: string; gatewayId: string; seq: number },
 ): Promise<Turn> {
-  const [row] = await sql<Turn[]>`
-    insert into turns as t (id, assistant_id, user_id, gateway_id, seq)
-    values (${input.id}, ${input.assistantId}, ${input.userId}, ${input.gatewayId}, ${input.seq})
-    returning ${columns(sql)}`;
-  await notify(sql, "turn", input.gatewayId);
-  return row!;
+  const [rows] = await Promise.all([
+    sql<Turn[]>`
+      insert into turns as t (id, assistant_id, user_id, gateway_id, seq)
+      values (${input.id}, ${input.assistantId}, ${input.userId}, ${input.gatewayId}, ${input.seq})
+      returning ${columns(sql)}`,
+    notify(sql, "turn", input.gatewayId),
+  ]);
+  return rows[0]!;
 }
 
 export async function findTurn(sql: Queryable, key: { userId: string; id: string }): Promise<Turn | null> {
@@ -73,7 +75,7 @@ export async function hasWaitingSleeper(sql: Queryable, gatewayId: string): Prom
  */
 export async function claimTurns(
   sql: Queryable,
-  input: { gatewayId: string; owner: string; leaseMs: number; maxRuns: number; workingSet: number },
+  input: { gatewayId: string; owner: string; leaseMs: number; maxRuns: number; workingSet: number; waitMs: number },
 ): Promise<ClaimedTurn[]> {
   return sql<ClaimedTurn[]>`
     with running as (
@@ -88,6 +90,7 @@ export async function claimTurns(
       select distinct on (q.assistant_id) q.id, q.user_id, q.queued_at
       from turns q join assistants a on a.id = q.assistant_id
       where q.gateway_id = ${input.gatewayId} and q.status = 'queued' and not q.stop_requested
+        and q.queued_at >= now() - make_interval(secs => ${input.waitMs / 1000})
         and a.state = 'awake' and a.status = 'active'
         and q.queued_at <= coalesce((select since from sleepers), q.queued_at)
         and not exists (select 1 from turns r where r.assistant_id = q.assistant_id and r.status in ('dispatched', 'streaming'))

@@ -11,7 +11,8 @@ export interface Reservation {
   plan: string;
 }
 
-interface Day {
+/** A user's own day. */
+export interface Day {
   date: string;
   resetAt: Date;
   plan: string;
@@ -22,7 +23,7 @@ interface Day {
  * The user's day now: its date, when it ends (the next local midnight, exact across daylight-saving changes), the plan
  * in force and its number of messages.
  */
-async function getDay(sql: Queryable, userId: string): Promise<Day> {
+export async function getDay(sql: Queryable, userId: string): Promise<Day> {
   const [row] = await sql<Day[]>`
     select (now() at time zone u.timezone)::date::text as date,
       (((now() at time zone u.timezone)::date + 1)::timestamp at time zone u.timezone) as reset_at,
@@ -33,26 +34,32 @@ async function getDay(sql: Queryable, userId: string): Promise<Day> {
 
 /**
  * Takes one text message out of the day, in the transaction that makes the work durable. One statement adds only where
- * the sum stays within the limit, so N parallel calls at limit L grant exactly min(N, L). Same key: counted once.
+ * the sum stays within the limit, so N parallel calls at limit L grant exactly min(N, L), and writes the ledger with it.
  */
-export async function reserveTextMessage(sql: Queryable, input: { userId: string; key: string }): Promise<Reservation> {
-  const day = await getDay(sql, input.userId);
+export async function reserveTextMessage(
+  sql: Queryable,
+  input: { userId: string; key: string; day: Day },
+): Promise<Reservation> {
+  const { day } = input;
   const [row] = await sql<{ used: number }[]>`
-    insert into daily_usage as d (user_id, date, text_messages)
-    select ${input.userId}, ${day.date}, 1 where ${day.limit}::int >= 1
-    on conflict (user_id, date) do update set text_messages = d.text_messages + 1
-      where d.text_messages + 1 <= ${day.limit}
-    returning text_messages as used`;
+    with taken as (
+      insert into daily_usage as d (user_id, date, text_messages)
+      select ${input.userId}, ${day.date}, 1 where ${day.limit}::int >= 1
+      on conflict (user_id, date) do update set text_messages = d.text_messages + 1
+        where d.text_messages + 1 <= ${day.limit}
+      returning text_messages as used
+    ), logged as (
+      insert into usage_logs (id, user_id, date, kind, amount, limit_then, idempotency_key)
+      select ${newId()}, ${input.userId}, ${day.date}, 'text_messages', 1, ${day.limit}, ${input.key} from taken
+    )
+    select used from taken`;
   if (!row) return { ...day, granted: false, ...(await getUsed(sql, input.userId, day.date)) };
-  await sql`
-    insert into usage_logs (id, user_id, date, kind, amount, limit_then, idempotency_key)
-    values (${newId()}, ${input.userId}, ${day.date}, 'text_messages', 1, ${day.limit}, ${input.key})`;
   return { ...day, granted: true, used: row.used };
 }
 
 /**
  * Settles a reservation once: `committed` keeps it (with what the answer cost), `released` gives it back to its day.
- * Null when it was settled before; else the day's total.
+ * What was settled before stays as it is.
  */
 export async function settleReservation(
   sql: Queryable,
@@ -64,18 +71,32 @@ export async function settleReservation(
     outputTokens: number | null;
     costMicroUsd: number | null;
   },
-): Promise<{ date: string; used: number } | null> {
-  const [log] = await sql<{ date: string; amount: number }[]>`
-    update usage_logs set status = ${input.status}, settled_at = now(), input_tokens = ${input.inputTokens},
-      output_tokens = ${input.outputTokens}, cost_micro_usd = ${input.costMicroUsd}
-    where idempotency_key = ${input.key} and user_id = ${input.userId} and status = 'reserved'
-    returning date::text as date, amount`;
-  if (!log) return null;
-  const back = input.status === "released" ? log.amount : 0;
-  const [row] = await sql<{ used: number }[]>`
-    update daily_usage set text_messages = text_messages - ${back}
-    where user_id = ${input.userId} and date = ${log.date} returning text_messages as used`;
-  return { date: log.date, used: row!.used };
+): Promise<void> {
+  await sql`
+    with settled as (
+      update usage_logs set status = ${input.status}, settled_at = now(), input_tokens = ${input.inputTokens},
+        output_tokens = ${input.outputTokens}, cost_micro_usd = ${input.costMicroUsd}
+      where idempotency_key = ${input.key} and user_id = ${input.userId} and status = 'reserved'
+      returning date, amount
+    )
+    update daily_usage d set text_messages = d.text_messages - settled.amount
+    from settled where d.user_id = ${input.userId} and d.date = settled.date and ${input.status} = 'released'`;
+}
+
+/** What an answer cost, learned after it was given. */
+export async function recordTurnCost(
+  sql: Queryable,
+  input: { id: string; userId: string; inputTokens: number; outputTokens: number; costMicroUsd: number },
+): Promise<void> {
+  await sql`
+    with turn as (
+      update turns set input_tokens = ${input.inputTokens}, output_tokens = ${input.outputTokens},
+        cost_micro_usd = ${input.costMicroUsd}
+      where id = ${input.id} and user_id = ${input.userId} and status = 'done'
+    )
+    update usage_logs set input_tokens = ${input.inputTokens}, output_tokens = ${input.outputTokens},
+      cost_micro_usd = ${input.costMicroUsd}
+    where idempotency_key = ${input.id}::text and user_id = ${input.userId}`;
 }
 
 /** What the user has used today, with limit and reset. */

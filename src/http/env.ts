@@ -17,7 +17,8 @@ export interface Env {
 
 const JSON_TYPE = /^application\/([a-z0-9.+-]+\+)?json\s*(;|$)/i;
 
-export type Access = "public" | "user";
+/** Operator routes are open to programs on this machine only. */
+export type Access = "public" | "user" | "operator";
 
 /** One route as the map, the documentation and the tests see it. */
 export interface RouteSpec {
@@ -29,6 +30,8 @@ export interface RouteSpec {
   body?: z.ZodType;
   query?: z.ZodType;
   params?: z.ZodType;
+  /** The answer's content type where it is not JSON. */
+  produces?: string;
   /** Status → schema of the answer; null for one without a body. */
   responses: Record<number, z.ZodType | null>;
   errors: readonly ErrorCode[];

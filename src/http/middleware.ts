@@ -1,8 +1,10 @@
 import { bodyLimit } from "hono/body-limit";
 import type { MiddlewareHandler } from "hono";
+import { routePath } from "hono/route";
 import { AppError } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import type { Log } from "../lib/log.ts";
+import type { Metrics } from "../lib/metrics.ts";
 import type { Env } from "./env.ts";
 
 const BODY_LIMIT_BYTES = 64 * 1024;
@@ -29,6 +31,18 @@ export function requestLog(log: Log): MiddlewareHandler<Env> {
       { method: c.req.method, path: c.req.path, status: c.res.status, ms, user_id: c.get("actor")?.userId },
       "request",
     );
+  };
+}
+
+/** Times each request under the pattern of its route: a raw path would make a series of every id. */
+export function measure(metrics: Pick<Metrics, "http">): MiddlewareHandler<Env> {
+  return async (c, next) => {
+    const started = performance.now();
+    await next();
+    const path = routePath(c, -1);
+    const known = path.startsWith("/") && !path.endsWith("*");
+    const labels = known ? { method: c.req.method, route: path } : { method: "any", route: "none" };
+    metrics.http.observe({ ...labels, status: c.res.status }, (performance.now() - started) / 1000);
   };
 }
 

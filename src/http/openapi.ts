@@ -70,7 +70,7 @@ function renderResponses(spec: RouteSpec): Record<string, object> {
     responses[status] = {
       description: status === "204" ? "Done" : "OK",
       headers: REQUEST_ID,
-      ...(schema ? { content: renderContent(schemaOf(schema, "output")) } : {}),
+      ...(schema ? { content: renderContent(schemaOf(schema, "output"), spec.produces) } : {}),
     };
   }
   for (const [status, codes] of Map.groupBy(errorsOf(spec), (code) => ERRORS[code].status)) {
@@ -88,8 +88,8 @@ function renderResponses(spec: RouteSpec): Record<string, object> {
   return responses;
 }
 
-function renderContent(schema: object): object {
-  return { "application/json": { schema } };
+function renderContent(schema: object, type = "application/json"): object {
+  return { [type]: { schema } };
 }
 
 /** What a route itself may answer, and what everything in front of it may: the guards, the checks, the limits. */
@@ -98,7 +98,7 @@ function errorsOf(spec: RouteSpec): ErrorCode[] {
   if (spec.access === "user") codes.push("unauthorized", "token_expired", "session_revoked", "account_suspended");
   if (spec.body) codes.push("validation_failed", "invalid_json", "unsupported_media_type");
   if (spec.query) codes.push("validation_failed");
-  if (spec.params) codes.push("not_found");
+  if (spec.params || spec.access === "operator") codes.push("not_found");
   if (spec.method !== "get") codes.push("body_too_large");
   if (takesKey(spec)) codes.push("validation_failed", "idempotency_conflict", "idempotency_in_progress");
   return [...new Set(codes)];

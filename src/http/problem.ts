@@ -63,9 +63,10 @@ function codeOf(error: unknown): string {
 
 /** The answer to a request that never came to the application: what the server refuses, or fails at, by itself. */
 export function renderOutside(problem: AppError, requestId: string = newId()): Response {
+  const { retry_after: retryAfter } = problem.extras;
   return Response.json(renderError(problem.code, problem.message, problem.extras, requestId), {
     status: problem.status,
-    headers: { "X-Request-Id": requestId },
+    headers: { "X-Request-Id": requestId, ...(retryAfter === undefined ? {} : { "Retry-After": String(retryAfter) }) },
   });
 }
 

@@ -1,4 +1,4 @@
-import { PLACEHOLDER_AGENT, renderGatewayConfig } from "../services/gatewayConfig.ts";
+import { renderGatewayConfig } from "../services/gatewayConfig.ts";
 import { createWorkspaces } from "../clients/workspaces.ts";
 import { loadGatewayConfig } from "../config.ts";
 import { createLog } from "../lib/log.ts";
@@ -10,12 +10,6 @@ import { createLog } from "../lib/log.ts";
  */
 const config = loadGatewayConfig(process.env);
 const workspaces = createWorkspaces(config.OPENCLAW_GATEWAY_DIR, createLog("warn"));
-const settings = {
-  providerUrl: config.OPENAI_BASE_URL,
-  maxRuns: config.GATEWAY_MAX_RUNS,
-  turnTotalMs: config.TURN_TOTAL_MS,
-  placeholderWorkspace: workspaces.workspaceOf(PLACEHOLDER_AGENT),
-};
-await workspaces.writeConfig(renderGatewayConfig([], settings));
+await workspaces.writeConfig(renderGatewayConfig({ config, workspaces }, []));
 const parked = await workspaces.parkAll();
 console.log(`parked ${parked} agent(s)`);

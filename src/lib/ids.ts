@@ -7,6 +7,11 @@ export function newId(nowMs: number = Date.now()): string {
   return formatUuid(bytes, 7);
 }
 
+/** How long ago a UUIDv7 was made: an id made on accepting something needs no other clock. */
+export function secondsSince(id: string): number {
+  return Math.max(0, (Date.now() - Number.parseInt(id.replaceAll("-", "").slice(0, 12), 16)) / 1000);
+}
+
 /** The same UUID (version 8) for the same parts: makes a repeated request find what its first run created. */
 export function deriveId(...parts: string[]): string {
   return formatUuid(createHash("sha256").update(parts.join("\u0000")).digest().subarray(0, 16), 8);

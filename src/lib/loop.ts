@@ -1,3 +1,4 @@
+import { realClock, type Clock, type Timer } from "./clock.ts";
 import type { Log } from "./log.ts";
 
 const MAX_BACKOFF_MS = 3_000;
@@ -15,6 +16,7 @@ export interface LoopOptions {
   /** After a failed run: wait this long, doubled each time up to `resyncMs` or three seconds. */
   backoffMs: number;
   log: Log;
+  clock?: Clock;
 }
 
 export interface Loop {
@@ -29,9 +31,9 @@ export interface Loop {
  * States: idle (timer set) → running → idle; a wake-up while running makes it run once more.
  */
 export function startLoop(options: LoopOptions): Loop {
-  const { run, debounceMs, maxWaitMs, resyncMs, backoffMs, log, name } = options;
+  const { run, debounceMs, maxWaitMs, resyncMs, backoffMs, log, name, clock = realClock } = options;
   const abort = new AbortController();
-  let timer: ReturnType<typeof setTimeout> | undefined;
+  let timer: Timer | undefined;
   let running: Promise<void> | undefined;
   let firstWakeAt: number | undefined;
   let lastRunAt = 0;
@@ -39,12 +41,12 @@ export function startLoop(options: LoopOptions): Loop {
   let leading = false;
 
   const schedule = (delayMs: number) => {
-    clearTimeout(timer);
-    if (!abort.signal.aborted) timer = setTimeout(fire, delayMs);
+    clock.clearTimeout(timer);
+    if (!abort.signal.aborted) timer = clock.setTimeout(fire, delayMs);
   };
   const fire = () => {
     leading = false;
-    if (!running) running = once().finally(after);
+    if (!running && !abort.signal.aborted) running = once().finally(after);
   };
   const once = async () => {
     firstWakeAt = undefined;
@@ -55,7 +57,7 @@ export function startLoop(options: LoopOptions): Loop {
       failures += 1;
       if (!abort.signal.aborted) log.warn({ err, loop: name, failures }, "loop run failed; will try again");
     }
-    lastRunAt = Date.now();
+    lastRunAt = clock.now();
   };
   const after = () => {
     running = undefined;
@@ -66,16 +68,17 @@ export function startLoop(options: LoopOptions): Loop {
   schedule(0);
   return {
     wake() {
-      const now = Date.now();
+      const now = clock.now();
       firstWakeAt ??= now;
       if (running || failures > 0 || leading) return;
       leading = firstWakeAt === now && now - lastRunAt >= debounceMs;
-      const left = firstWakeAt + maxWaitMs - now;
-      schedule(leading ? 0 : Math.max(0, Math.min(debounceMs, left)));
+      // The shortest timer is a whole millisecond, which a person waiting for an answer need not wait.
+      if (leading) return void setImmediate(fire);
+      schedule(Math.max(0, Math.min(debounceMs, firstWakeAt + maxWaitMs - now)));
     },
     async stop() {
       abort.abort();
-      clearTimeout(timer);
+      clock.clearTimeout(timer);
       await running;
     },
   };

@@ -1,3 +1,5 @@
+import { realClock, type Clock } from "./clock.ts";
+
 /** Milliseconds to wait before attempt number `attempt` (0, 1, …): doubling, capped, with full jitter. */
 export function backoffDelay(attempt: number, baseMs: number, capMs: number): number {
   const ceiling = Math.min(capMs, baseMs * 2 ** Math.min(attempt, 20));
@@ -5,15 +7,15 @@ export function backoffDelay(attempt: number, baseMs: number, capMs: number): nu
 }
 
 /** Resolves after `ms`, or at once when `signal` aborts. Never rejects. */
-export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
+export function sleep(ms: number, signal?: AbortSignal, clock: Clock = realClock): Promise<void> {
   return new Promise((resolve) => {
     if (signal?.aborted) return resolve();
     const done = () => {
-      clearTimeout(timer);
+      clock.clearTimeout(timer);
       signal?.removeEventListener("abort", done);
       resolve();
     };
-    const timer = setTimeout(done, ms);
+    const timer = clock.setTimeout(done, ms);
     signal?.addEventListener("abort", done);
   });
 }
@@ -33,13 +35,14 @@ export async function askUntilAnswered<T>(
   ask: () => Promise<T>,
   signal: AbortSignal,
   onFailure: (error: unknown) => void,
+  clock: Clock = realClock,
 ): Promise<T | null> {
   for (let tries = 0; !signal.aborted; tries++) {
     try {
       return await ask();
     } catch (error) {
       if (tries % 10 === 0) onFailure(error);
-      await sleep(Math.min(2000, 100 * 2 ** tries), signal);
+      await sleep(Math.min(2000, 100 * 2 ** tries), signal, clock);
     }
   }
   return null;

@@ -151,3 +151,4 @@ export const probeSchema = z.object({
   status: z.enum(["ok", "unavailable"]),
   waiting_for: z.array(z.string()).optional(),
 });
+export const metricsSchema = z.string().describe("Prometheus text format 0.0.4");

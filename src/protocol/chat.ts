@@ -42,6 +42,8 @@ export type ServerFrame =
       };
     }
   | { type: "state"; state: string; reason?: string }
+  /** What came after the client's number is not sent: it loads the history, whose newest message has `last_seq`. */
+  | { type: "reset"; last_seq: number; reason: "too_far_behind" | "ahead" }
   | { type: "ack"; client_id: string; message_id: string; seq: number; turn_id: string }
   | { type: "typing"; agentId: string; role: "user" | "assistant" }
   | { type: "chunk"; content: string; agentId: string; turn_id: string; offset: number }

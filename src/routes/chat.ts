@@ -7,6 +7,7 @@ import { getTextUsage } from "../db/usage.ts";
 import type { Deps } from "../deps.ts";
 import type { Env } from "../http/env.ts";
 import { toAppError } from "../http/problem.ts";
+import { renderOutside } from "../http/problem.ts";
 import { AppError } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import { CHAT_SUBPROTOCOL, CLOSE, MAX_FRAME_BYTES, type ServerFrame } from "../protocol/chat.ts";
@@ -14,7 +15,7 @@ import { MESSAGE_MAX_CHARACTERS } from "../protocol/api.ts";
 import { authenticate, type Identity } from "../services/accessTokens.ts";
 import { wakeAssistant } from "../services/assistants.ts";
 import type { ChatHub } from "../services/chatHub.ts";
-import type { Peer } from "../services/chatRooms.ts";
+import { findResetReason, type Peer } from "../services/chatRooms.ts";
 import { handleFrame } from "./chatFrames.ts";
 
 const MAX_SOCKETS_PER_USER = 10;
@@ -22,6 +23,8 @@ const MAX_SOCKETS_PER_USER = 10;
 const BUFFER_BYTES = 256 * 1024;
 /** Frames of one socket that may wait to be worked on; more are refused. */
 const MAX_WAITING_FRAMES = 200;
+/** Who goes on sending though so many were refused in one go is no client of ours. */
+const MAX_REFUSED_FRAMES = 200;
 const PATH = "/ws/chat";
 
 /** What an upgraded socket starts with: everything was checked before the upgrade, so `open` has nothing to wait for. */
@@ -31,6 +34,7 @@ type Opening =
       identity: Identity;
       assistant: Assistant;
       afterSeq: number;
+      reset: "too_far_behind" | "ahead" | null;
       connected: ServerFrame;
       turn: { id: string; seq: number } | null;
     }
@@ -41,6 +45,8 @@ interface SocketData {
   /** Frames of one socket are worked on one after the other, in the order they came. */
   work: Promise<void>;
   waiting: number;
+  refused: number;
+  pingedMs: number;
 }
 
 export interface ChatSockets {
@@ -70,6 +76,9 @@ export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
       if (request.headers.get("upgrade")?.toLowerCase() !== "websocket") return null;
       const url = URL.parse(request.url);
       if (url?.pathname !== PATH) return null;
+      // A few who come back later, rather than everybody slow.
+      if (deps.loopDelay.read().meanMs > deps.config.CHAT_MAX_LOOP_DELAY_MS)
+        return renderOutside(new AppError("service_unavailable", { retry_after: 2 + Math.ceil(Math.random() * 5) }));
       const offered = (request.headers.get("sec-websocket-protocol") ?? "").split(",").map((part) => part.trim());
       const token =
         offered.find((part) => part.startsWith("bearer."))?.slice("bearer.".length) ??
@@ -77,7 +86,7 @@ export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
         "";
       const opening = await prepare(deps, url, token);
       const headers = offered.includes(CHAT_SUBPROTOCOL) ? { "Sec-WebSocket-Protocol": CHAT_SUBPROTOCOL } : {};
-      const data = { opening, peer: null, work: Promise.resolve(), waiting: 0 };
+      const data = { opening, peer: null, work: Promise.resolve(), waiting: 0, refused: 0, pingedMs: Date.now() };
       return server.upgrade(request, { data, headers }) ? undefined : null;
     },
     websocket: {
@@ -93,9 +102,11 @@ export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
         if (hub.countOf(opening.identity.userId) >= MAX_SOCKETS_PER_USER)
           return ws.close(CLOSE.tooManySockets, "too many sockets");
         sockets.add(ws);
-        const peer = createPeer(ws, opening);
+        const peer = createPeer(ws, opening, deps.metrics.frames);
         ws.data.peer = peer;
         peer.send(opening.connected);
+        const { reset, afterSeq } = opening;
+        if (reset) peer.send({ type: "reset", last_seq: afterSeq, reason: reset });
         hub.join(opening.assistant, peer, opening.turn);
       },
       message(ws, raw) {
@@ -103,9 +114,15 @@ export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
         const { peer } = data;
         if (!peer) return;
         peer.lastHeardMs = Date.now();
-        if (data.waiting >= MAX_WAITING_FRAMES) return refuseFlood(peer);
+        deps.metrics.frames.received();
+        if (data.waiting >= MAX_WAITING_FRAMES) return refuseFlood(data, peer);
         data.waiting += 1;
-        data.work = data.work.then(() => handleFrame(deps, hub, peer, raw)).finally(() => (data.waiting -= 1));
+        data.work = data.work
+          .then(() => handleFrame(deps, hub, peer, raw))
+          .finally(() => {
+            data.waiting -= 1;
+            if (data.waiting === 0) data.refused = 0;
+          });
       },
       pong(ws) {
         if (ws.data.peer) ws.data.peer.lastHeardMs = Date.now();
@@ -125,7 +142,10 @@ export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
         if (!peer) continue;
         if (now - peer.lastHeardMs > deps.config.CHAT_PING_MS * 2.4) peer.close(CLOSE.noHeartbeat, "no heartbeat");
         else if (now / 1000 > peer.expiresAt) peer.close(CLOSE.policy, "token expired");
-        else ws.ping();
+        else if (now - ws.data.pingedMs >= deps.config.CHAT_PING_MS) {
+          ws.data.pingedMs = now;
+          ws.ping();
+        }
       }
     },
     closeAll(reason) {
@@ -142,7 +162,9 @@ function sendAway(ws: ServerWebSocket<SocketData>, reason: string): void {
   ws.close(CLOSE.restart, reason);
 }
 
-function refuseFlood(peer: Peer): void {
+function refuseFlood(data: SocketData, peer: Peer): void {
+  data.refused += 1;
+  if (data.refused > MAX_REFUSED_FRAMES) return peer.close(CLOSE.tooManySockets, "too many frames");
   const error = new AppError("too_many_frames", { retry_after: 1 });
   peer.send({ type: "error", code: error.code, message: error.message, ...error.extras });
 }
@@ -158,9 +180,11 @@ async function prepare(deps: Deps, url: URL, token: string): Promise<Opening> {
     await wakeAssistant(deps, identity, assistant.id);
     const usage = await getTextUsage(deps.sql, identity.userId);
     const after = afterSeqSchema.safeParse(url.searchParams.get("after_seq") ?? undefined);
-    const afterSeq = Math.min(after.data ?? assistant.lastSeq, assistant.lastSeq);
+    const wanted = after.data ?? assistant.lastSeq;
+    const reset = findResetReason(wanted, assistant.lastSeq);
+    const afterSeq = reset ? assistant.lastSeq : wanted;
     const turn = await findRunningTurn(deps.sql, { userId: identity.userId, assistantId: assistant.id });
-    return { ok: true, identity, assistant, afterSeq, turn, connected: renderConnected(deps, assistant, usage) };
+    return { ok: true, identity, assistant, afterSeq, reset, turn, connected: renderConnected(deps, assistant, usage) };
   } catch (error) {
     const known = toAppError(error);
     if (known && known.status < 500) return { ok: false, code: CLOSE.policy, reason: known.message.slice(0, 100) };
@@ -189,9 +213,14 @@ function renderConnected(
   };
 }
 
-function createPeer(ws: ServerWebSocket<SocketData>, opening: Extract<Opening, { ok: true }>): Peer {
+function createPeer(
+  ws: ServerWebSocket<SocketData>,
+  opening: Extract<Opening, { ok: true }>,
+  frames: Deps["metrics"]["frames"],
+): Peer {
   const { identity, assistant } = opening;
   const isSlow = () => ws.getBufferedAmount() > BUFFER_BYTES;
+  let slow = false;
   return {
     id: newId(),
     userId: identity.userId,
@@ -206,7 +235,11 @@ function createPeer(ws: ServerWebSocket<SocketData>, opening: Extract<Opening, {
     isSlow,
     send(frame) {
       ws.send(typeof frame === "string" ? frame : JSON.stringify(frame));
-      return isSlow() ? "slow" : "ok";
+      frames.sent(typeof frame === "string" ? "rendered" : frame.type);
+      const wasSlow = slow;
+      slow = isSlow();
+      if (slow && !wasSlow) frames.slowed();
+      return slow ? "slow" : "ok";
     },
     close: (code, reason) => ws.close(code, reason),
   };

@@ -35,9 +35,7 @@ async function actOn(deps: Deps, hub: ChatHub, peer: Peer, frame: ClientFrame): 
     case "stop":
       return stopTurns(deps, { ...key, turnId: frame.turn_id ?? null });
     case "resume":
-      // Going back sends again what came after; going forward skips nothing that was not sent.
-      peer.seq = Math.min(peer.seq, frame.after_seq);
-      return hub.catchUp(peer);
+      return hub.resume(peer, frame.after_seq);
     case "auth": {
       const identity = await authenticate(deps, frame.token);
       if (identity.userId !== peer.userId) throw new AppError("forbidden");

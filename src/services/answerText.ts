@@ -14,20 +14,24 @@ export interface AnswerText {
   current: string;
   itemId: string;
   sent: string;
+  /** Followed from the middle: of the message that is being said nothing was heard yet. */
+  deaf: boolean;
+  /** Something before the next text is missing here: clients get no more until it is known. */
+  gap: boolean;
 }
 
 export function emptyAnswer(): AnswerText {
-  return { closed: "", current: "", itemId: "", sent: "" };
+  return { closed: "", current: "", itemId: "", sent: "", deaf: false, gap: false };
 }
 
 export function textOf(answer: AnswerText): string {
   return [answer.closed, answer.current].filter((part) => part !== "").join(SEPARATOR);
 }
 
-/** All that was said, as far as anybody knows: what clients have seen of an earlier run counts, too. */
-export function saidIn(answer: AnswerText): string {
-  const text = textOf(answer);
-  return text.length >= answer.sent.length ? text : answer.sent;
+/** All that was said, as far as anybody knows: what clients have seen of an earlier run, what the history tells. */
+export function saidIn(answer: AnswerText, told = ""): string {
+  const known = [textOf(answer), answer.sent, told];
+  return known.reduce((longest, text) => (text.length > longest.length ? text : longest));
 }
 
 /** Takes an event in; returns the text that clients have not seen yet ("" for none) and moves `sent` on. */
@@ -38,21 +42,26 @@ export function addEvent(answer: AnswerText, event: RunEvent): string {
     if (answer.itemId !== event.itemId && previous === attempt) closeMessage(answer);
     answer.itemId = event.itemId;
     answer.current = event.text;
+    answer.deaf = false;
   } else if (event.kind === "preamble" && event.text.length > answer.current.length) {
     answer.current = event.text;
   } else if (event.kind === "tool") {
+    if (answer.deaf && answer.current === "") answer.gap = true;
     closeMessage(answer);
   }
   const text = textOf(answer);
-  if (!text.startsWith(answer.sent)) return "";
+  if (answer.gap || !text.startsWith(answer.sent)) return "";
   const fresh = text.slice(answer.sent.length);
   answer.sent = text;
   return fresh;
 }
 
-/** The run begins anew (the gateway had lost it): what it said is void, what clients have seen stays seen. */
-export function restartAnswer(answer: AnswerText): void {
-  Object.assign(answer, { closed: "", current: "", itemId: "" });
+/**
+ * The run begins anew (the gateway had lost it), or is followed from here on: then `closed` is what it has said before
+ * in whole messages. What clients have seen stays seen.
+ */
+export function restartAnswer(answer: AnswerText, closed?: string): void {
+  Object.assign(answer, { closed: closed ?? "", current: "", itemId: "", deaf: closed !== undefined, gap: false });
 }
 
 function closeMessage(answer: AnswerText): void {

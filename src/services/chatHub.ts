@@ -3,11 +3,13 @@ import { listConversationHeads, type Assistant } from "../db/assistants.ts";
 import type { Message } from "../db/messages.ts";
 import { listEndedSessions } from "../db/sessions.ts";
 import type { Deps } from "../deps.ts";
+import type { Timer } from "../lib/clock.ts";
 import { sleep } from "../lib/retry.ts";
 import { CLOSE, type ServerFrame } from "../protocol/chat.ts";
 import {
   addMessages,
   addText,
+  findResetReason,
   readRoom,
   syncNow,
   syncPeer,
@@ -17,9 +19,11 @@ import {
 } from "./chatRooms.ts";
 import { createKeptText } from "./keptText.ts";
 
-type HubDeps = Pick<Deps, "sql" | "redis" | "subscriber" | "log" | "config" | "processId" | "onClose">;
+type HubDeps = Pick<Deps, "sql" | "redis" | "subscriber" | "log" | "clock" | "config" | "processId" | "onClose">;
 
 const RETRY_MS = 1_000;
+/** Growing text waits this long for more of it, or of other answers, on its way to other processes. */
+const GATHER_MS = 10;
 /** How long a revoked session is remembered for sockets that are just being opened with its token. */
 const REVOKED_MEMORY_MS = 60_000;
 const HEADS_AT_ONCE = 1_000;
@@ -51,17 +55,37 @@ export type ChatHub = ReturnType<typeof createChatHub>;
  */
 export function createChatHub(deps: HubDeps) {
   const rooms = new Map<string, Room>();
+  const socketsOf = new Map<string, number>();
   const revoked = new Map<string, number>();
+  const grown = new Map<string, { turn: TurnKey; text: string; offset: number; retrying: string | null }>();
+  let flushing: Timer | undefined;
   const kept = createKeptText(deps);
   const closing = new AbortController();
   deps.onClose("chat hub", 500, () => {
     closing.abort();
+    deps.clock.clearTimeout(flushing);
+    flush();
     kept.close();
   });
   const channelOf = (assistantId: string) => `${deps.config.REDIS_PREFIX}chat:${assistantId}`;
 
+  // The sender stands first: what Redis sends back of our own is known by its head and not parsed.
+  const ownHead = JSON.stringify({ from: deps.processId }).slice(0, -1);
+  const render = (message: Outgoing) => JSON.stringify({ from: deps.processId, ...message });
   const publish = (assistantId: string, message: Outgoing) => {
-    deps.redis.publish(channelOf(assistantId), JSON.stringify({ from: deps.processId, ...message })).catch(() => 0);
+    deps.redis.publish(channelOf(assistantId), render(message)).catch(() => 0);
+  };
+  // All that has grown since the last time, in one write.
+  const flush = () => {
+    flushing = undefined;
+    if (grown.size === 0) return;
+    const pipeline = deps.redis.pipeline();
+    for (const { turn, text, offset, retrying } of grown.values()) {
+      const fresh = { id: turn.id, seq: turn.seq, text: text.slice(offset), retrying };
+      pipeline.publish(channelOf(turn.assistantId), render({ kind: "text", turn: fresh, offset }));
+    }
+    grown.clear();
+    pipeline.exec().catch(() => null);
   };
   const syncAll = (room: Room) => {
     for (const peer of room.peers) if (!syncNow(room, peer)) sync(room, peer);
@@ -69,7 +93,7 @@ export function createChatHub(deps: HubDeps) {
   const sync = (room: Room, peer: Peer) => {
     syncPeer(deps, room, peer).catch(async (err: unknown) => {
       deps.log.warn({ err }, "a device could not be brought up to date; trying again");
-      await sleep(RETRY_MS, closing.signal);
+      await sleep(RETRY_MS, closing.signal, deps.clock);
       void refresh(room);
     });
   };
@@ -88,7 +112,7 @@ export function createChatHub(deps: HubDeps) {
       } catch (err) {
         deps.log.warn({ err }, "a conversation could not be read; trying again");
         room.stale = true;
-        await sleep(RETRY_MS, closing.signal);
+        await sleep(RETRY_MS, closing.signal, deps.clock);
       }
     }
     room.reading = null;
@@ -110,13 +134,14 @@ export function createChatHub(deps: HubDeps) {
   };
   const hear = async (assistantId: string, message: BusMessage) => {
     const room = rooms.get(assistantId);
-    if (!room || message.from === deps.processId) return;
+    if (!room) return;
     if (message.kind === "text") return hearText(room, message);
     // How a turn ended comes after its message, on every process.
     if (message.frame.type === "error" || message.frame.type === "usage") await refresh(room);
     broadcast(room, message.frame as unknown as ServerFrame, message.except);
   };
   deps.subscriber.on("message", (channel: string, payload: string) => {
+    if (payload.startsWith(ownHead)) return;
     const parsed = busSchema.safeParse(parseJson(payload));
     if (parsed.success) void hear(channel.slice(channelOf("").length), parsed.data);
   });
@@ -152,6 +177,7 @@ export function createChatHub(deps: HubDeps) {
         deps.subscriber.subscribe(channelOf(assistant.id)).catch(() => 0);
       }
       room.peers.add(peer);
+      socketsOf.set(peer.userId, (socketsOf.get(peer.userId) ?? 0) + 1);
       if (turn && room.turn?.id !== turn.id) {
         addText(room, { turn: { ...turn, text: "", retrying: null }, offset: 0 });
         void readText(room, { assistantId: assistant.id, ...turn });
@@ -161,16 +187,30 @@ export function createChatHub(deps: HubDeps) {
     },
     leave(peer: Peer): void {
       const room = rooms.get(peer.assistantId);
-      room?.peers.delete(peer);
-      if (!room || room.peers.size > 0) return;
+      if (!room?.peers.delete(peer)) return;
+      const left = (socketsOf.get(peer.userId) ?? 1) - 1;
+      if (left > 0) socketsOf.set(peer.userId, left);
+      else socketsOf.delete(peer.userId);
+      if (room.peers.size > 0) return;
       rooms.delete(peer.assistantId);
       deps.subscriber.unsubscribe(channelOf(peer.assistantId)).catch(() => 0);
     },
-    /** Brings a device up to date: after a resume, or when its buffer has drained. */
+    /** Brings a device up to date: its buffer has drained. */
     async catchUp(peer: Peer): Promise<void> {
       const room = rooms.get(peer.assistantId);
       if (!room) return;
       await refresh(room);
+      sync(room, peer);
+    },
+    /** Sends a device again what came after `afterSeq`, or tells it to load the history. */
+    async resume(peer: Peer, afterSeq: number): Promise<void> {
+      const room = rooms.get(peer.assistantId);
+      if (!room) return;
+      await refresh(room);
+      const reason = findResetReason(afterSeq, room.lastSeq);
+      if (reason) peer.send({ type: "reset", last_seq: room.lastSeq, reason });
+      // Going forward skips nothing that was not sent.
+      peer.seq = reason ? room.lastSeq : Math.min(peer.seq, afterSeq);
       sync(room, peer);
     },
     /** A message was committed. `seq` alone (heard from another process) makes this one read it. */
@@ -182,15 +222,17 @@ export function createChatHub(deps: HubDeps) {
     },
     /**
      * An answer began or grew to `text`, from `offset` on (UTF-16 units): to the devices here at once, to others by
-     * Redis, which also keeps the text so far for whoever comes later.
+     * Redis a moment later, which also keeps the text so far for whoever comes later.
      */
-    textGrew(turn: TurnKey, grown: { text: string; offset: number; retrying: string | null }): void {
-      const { text, offset, retrying } = grown;
+    textGrew(turn: TurnKey, heard: { text: string; offset: number; retrying: string | null }): void {
+      const { text, offset, retrying } = heard;
       const room = rooms.get(turn.assistantId);
       const running = { id: turn.id, seq: turn.seq, retrying };
       if (room && addText(room, { turn: { ...running, text }, offset: 0 })) syncAll(room);
       if (text !== "") kept.keep(turn.id, text);
-      publish(turn.assistantId, { kind: "text", turn: { ...running, text: text.slice(offset) }, offset });
+      const from = Math.min(offset, grown.get(turn.id)?.offset ?? offset);
+      grown.set(turn.id, { turn, text, offset: from, retrying });
+      flushing ??= deps.clock.setTimeout(flush, GATHER_MS);
     },
     /** What devices have been sent of a turn that another process, or an earlier run, was answering. */
     async sentText(turn: TurnKey): Promise<string> {
@@ -210,7 +252,7 @@ export function createChatHub(deps: HubDeps) {
       if (room) void refresh(room);
     },
     sessionRevoked(sessionId: string): void {
-      const now = Date.now();
+      const now = deps.clock.now();
       for (const [id, at] of revoked) if (now - at > REVOKED_MEMORY_MS) revoked.delete(id);
       revoked.set(sessionId, now);
       for (const peer of allPeers(rooms)) if (peer.sessionId === sessionId) peer.close(CLOSE.policy, "session revoked");
@@ -221,7 +263,7 @@ export function createChatHub(deps: HubDeps) {
       await refreshChanged();
     },
     peers: () => allPeers(rooms),
-    countOf: (userId: string) => allPeers(rooms).filter((peer) => peer.userId === userId).length,
+    countOf: (userId: string) => socketsOf.get(userId) ?? 0,
   };
 }
 

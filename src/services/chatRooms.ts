@@ -7,6 +7,16 @@ import { renderMessage } from "./messageView.ts";
 const RECENT_MESSAGES = 100;
 const PAGE = 100;
 
+/** More than this is not sent over the socket: the client reads the history, page by page, as fast as it can show it. */
+export const CATCH_UP_MESSAGES = 1000;
+
+/** Why a client that has everything up to `afterSeq` can't be brought up to date here; null when it can. */
+export function findResetReason(afterSeq: number, lastSeq: number): "too_far_behind" | "ahead" | null {
+  // It knows what we don't: another database, or one that was set back.
+  if (afterSeq > lastSeq) return "ahead";
+  return lastSeq - afterSeq > CATCH_UP_MESSAGES ? "too_far_behind" : null;
+}
+
 /** A connected device, whatever carries its frames. */
 export interface Peer {
   id: string;
@@ -154,6 +164,8 @@ export function addMessages(room: Room, messages: Message[]): boolean {
 export function addText(room: Room, heard: { turn: RunningTurn; offset: number }): boolean {
   const { id, seq, text, retrying } = heard.turn;
   if (room.recent.some((message) => message.turnId === id && message.role === "assistant")) return true;
+  // Redis may bring the end of an answer after another process has begun the next one: its message is on its way.
+  if (room.turn && seq < room.turn.seq) return true;
   if (room.turn?.id !== id) room.turn = { id, seq, text: "", retrying };
   const turn = room.turn;
   turn.retrying = retrying;

@@ -1,11 +1,11 @@
 import { findAssistant } from "../db/assistants.ts";
 import type { Queryable } from "../db/connect.ts";
-import { lockConversation, nextSeq } from "../db/conversation.ts";
+import { lockConversation, setLastSeq } from "../db/conversation.ts";
 import { findMessageByClientId, insertMessage, listMessages, type Message } from "../db/messages.ts";
 import { notify } from "../db/notify.ts";
 import { findUpgrade } from "../db/plans.ts";
 import { endTurn, findTurn, hasWaitingSleeper, insertTurn, requestStop, type Turn } from "../db/turns.ts";
-import { reserveTextMessage, settleReservation } from "../db/usage.ts";
+import { getDay, reserveTextMessage, settleReservation } from "../db/usage.ts";
 import type { Deps } from "../deps.ts";
 import { AppError, ERRORS, type ErrorCode } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
@@ -31,39 +31,41 @@ export async function acceptMessage(
   input: { userId: string; assistantId: string; clientId: string; content: string },
 ): Promise<Accepted | AppError> {
   const content = input.content.toWellFormed();
-  const outcome = await deps.sql.begin(async (sql) => {
-    const conversation = await lockConversation(sql, input);
+  return deps.sql.begin(async (sql) => {
+    // Statements that don't wait for each other's answers go out together and are done in order, the lock first.
+    const [conversation, earlier, day] = await Promise.all([
+      lockConversation(sql, input),
+      findMessageByClientId(sql, input),
+      getDay(sql, input.userId),
+    ]);
     if (!conversation || conversation.status === "deleted") return new AppError("assistant_not_found");
-    const earlier = await findMessageByClientId(sql, input);
     if (earlier) return repeatAnswer(sql, input.userId, earlier, content);
     if (conversation.status === "paused") return new AppError("assistant_paused");
     const turnId = newId();
-    const usage = await reserveTextMessage(sql, { userId: input.userId, key: turnId });
+    const usage = await reserveTextMessage(sql, { userId: input.userId, key: turnId, day });
     if (!usage.granted) return renderUsedUp(sql, usage);
-    const seq = await nextSeq(sql, input);
-    const turn = await insertTurn(sql, {
-      id: turnId,
-      assistantId: input.assistantId,
-      userId: input.userId,
-      gatewayId: conversation.gatewayId,
-      seq,
-    });
-    const message = await insertMessage(sql, {
-      id: newId(),
-      assistantId: input.assistantId,
-      userId: input.userId,
-      turnId,
-      seq,
-      role: "user",
-      content,
-      clientId: input.clientId,
-      finish: "complete",
-    });
-    await notify(sql, "message", `${input.assistantId}:${seq}`);
-    if (conversation.state !== "awake") await notify(sql, "gateway", conversation.gatewayId);
+    const { userId, assistantId } = input;
+    const { gatewayId } = conversation;
+    const seq = conversation.lastSeq + 1;
+    const [turn, message] = await Promise.all([
+      insertTurn(sql, { id: turnId, assistantId, userId, gatewayId, seq }),
+      insertMessage(sql, {
+        id: newId(),
+        assistantId,
+        userId,
+        turnId,
+        seq,
+        role: "user",
+        content,
+        clientId: input.clientId,
+        finish: "complete",
+      }),
+      setLastSeq(sql, { userId, assistantId, seq }),
+      notify(sql, "message", `${assistantId}:${seq}`),
+      conversation.state === "awake" ? null : notify(sql, "gateway", gatewayId),
+    ]);
     return { message, turn, repeated: false, usage: { used: usage.used, limit: usage.limit } };
   });
-  return outcome;
 }
 
 async function repeatAnswer(
@@ -115,34 +117,39 @@ export async function finishTurn(
     costMicroUsd: usage?.costMicroUsd ?? null,
   };
   return deps.sql.begin(async (sql) => {
-    const conversation = await lockConversation(sql, turn);
-    if (!conversation) return null;
     const errorCode = outcome.status === "failed" ? outcome.code : null;
     const end = { id: turn.id, userId: turn.userId, owner, status: outcome.status, errorCode, ...cost };
-    if (!(await endTurn(sql, end))) return null;
-    const seq = await nextSeq(sql, turn);
-    const message = await insertMessage(sql, {
-      id: newId(),
-      assistantId: turn.assistantId,
-      userId: turn.userId,
-      turnId: turn.id,
-      seq,
-      role: "assistant",
-      content: outcome.status === "failed" && outcome.text === "" ? ERRORS[outcome.code].message : outcome.text,
-      clientId: null,
-      finish: ({ done: "complete", stopped: "stopped", failed: "error" } as const)[outcome.status],
-    });
-    await settleReservation(sql, {
-      userId: turn.userId,
-      key: turn.id,
-      status: charged ? "committed" : "released",
-      ...cost,
-    });
-    await notify(sql, "message", `${turn.assistantId}:${seq}`);
-    await notify(sql, "turn", turn.gatewayId);
-    // Somebody may be waiting for this one to end: a sleeper for its place, or its own deletion.
-    if (conversation.status !== "active" || (await hasWaitingSleeper(sql, turn.gatewayId)))
-      await notify(sql, "gateway", turn.gatewayId);
+    const [conversation, ended, sleeperWaits] = await Promise.all([
+      lockConversation(sql, turn),
+      endTurn(sql, end),
+      hasWaitingSleeper(sql, turn.gatewayId),
+    ]);
+    if (!conversation || !ended) return null;
+    const seq = conversation.lastSeq + 1;
+    const [message] = await Promise.all([
+      insertMessage(sql, {
+        id: newId(),
+        assistantId: turn.assistantId,
+        userId: turn.userId,
+        turnId: turn.id,
+        seq,
+        role: "assistant",
+        content: outcome.status === "failed" && outcome.text === "" ? ERRORS[outcome.code].message : outcome.text,
+        clientId: null,
+        finish: ({ done: "complete", stopped: "stopped", failed: "error" } as const)[outcome.status],
+      }),
+      setLastSeq(sql, { userId: turn.userId, assistantId: turn.assistantId, seq }),
+      settleReservation(sql, {
+        userId: turn.userId,
+        key: turn.id,
+        status: charged ? "committed" : "released",
+        ...cost,
+      }),
+      notify(sql, "message", `${turn.assistantId}:${seq}`),
+      notify(sql, "turn", turn.gatewayId),
+      // Somebody may be waiting for this one to end: a sleeper for its place, or its own deletion.
+      sleeperWaits || conversation.status !== "active" ? notify(sql, "gateway", turn.gatewayId) : null,
+    ]);
     return message;
   });
 }

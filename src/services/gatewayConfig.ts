@@ -1,15 +1,15 @@
+import type { Config } from "../config.ts";
+
 /** An agent as the gateway's configuration names it. Nothing a person typed: the gateway fills in `${NAME}` everywhere. */
 export interface ConfiguredAgent {
   agentId: string;
   model: string;
-  workspace: string;
 }
 
+/** What else the configuration says: settings of Reef, and where files are (clients/workspaces.ts). */
 export interface GatewaySettings {
-  providerUrl: string;
-  maxRuns: number;
-  turnTotalMs: number;
-  placeholderWorkspace: string;
+  config: Pick<Config, "OPENAI_BASE_URL" | "GATEWAY_MAX_RUNS" | "TURN_TOTAL_MS">;
+  workspaces: { workspaceOf(agentId: string): string; logFile: string };
 }
 
 const DENIED_TOOLS = [
@@ -37,22 +37,21 @@ const OFF = { enabled: false };
  * off but chat with three file tools that are held to the agent's own workspace. The port is not in it: it is given
  * on the command line. Secrets stay in the gateway's environment (`${NAME}` is filled in by the gateway).
  */
-export function renderGatewayConfig(agents: ConfiguredAgent[], settings: GatewaySettings): string {
-  const placeholder = {
-    agentId: PLACEHOLDER_AGENT,
-    model: "openai-custom/gpt-5-nano",
-    workspace: settings.placeholderWorkspace,
-  };
+export function renderGatewayConfig(settings: GatewaySettings, agents: ConfiguredAgent[]): string {
+  const placeholder = { agentId: PLACEHOLDER_AGENT, model: "openai-custom/gpt-5-nano" };
   const sorted = agents.toSorted((a, b) => (a.agentId < b.agentId ? -1 : 1));
-  const entries = [placeholder, ...sorted].map((agent) => [agent.agentId, renderAgent(agent)]);
+  const entries = [placeholder, ...sorted].map(({ agentId, model }) => [
+    agentId,
+    { name: "Assistant", workspace: settings.workspaces.workspaceOf(agentId), model },
+  ]);
   const config = {
     gateway: renderServer(),
     models: {
       mode: "replace",
       catalogRefresh: OFF,
-      providers: { "openai-custom": renderProvider(settings.providerUrl) },
+      providers: { "openai-custom": renderProvider(settings.config.OPENAI_BASE_URL) },
     },
-    agents: { ownership: "explicit", defaults: renderDefaults(settings), entries: Object.fromEntries(entries) },
+    agents: { ownership: "explicit", defaults: renderDefaults(settings.config), entries: Object.fromEntries(entries) },
     tools: renderTools(),
     memory: { search: OFF },
     // "enforce" would prune conversations that rest for a month.
@@ -66,13 +65,10 @@ export function renderGatewayConfig(agents: ConfiguredAgent[], settings: Gateway
     browser: OFF,
     commands: renderCommands(),
     messages: { queue: { mode: "followup" } },
-    logging: { level: "warn", consoleLevel: "warn" },
+    // Without a file of its own it writes to a folder that all gateways of the machine share.
+    logging: { level: "warn", consoleLevel: "warn", file: settings.workspaces.logFile, maxFileBytes: 10_000_000 },
   };
   return `${JSON.stringify(config, null, 2)}\n`;
-}
-
-function renderAgent(agent: ConfiguredAgent) {
-  return { name: "Assistant", workspace: agent.workspace, model: agent.model };
 }
 
 function renderServer() {
@@ -108,17 +104,19 @@ function renderProvider(baseUrl: string) {
   };
 }
 
-function renderDefaults(settings: GatewaySettings) {
+function renderDefaults(config: GatewaySettings["config"]) {
   return {
     model: "openai-custom/gpt-5-nano",
     skipBootstrap: true,
     skills: [],
-    heartbeat: { every: "0m" },
-    maxConcurrent: Math.max(64, settings.maxRuns),
+    // Named for one agent: else the gateway keeps a (sleeping) timer row for each, and a reload in which writing one of
+    // them fails makes the whole gateway restart itself (2026.9.3).
+    heartbeat: { every: "0m", agentId: PLACEHOLDER_AGENT },
+    maxConcurrent: Math.max(64, config.GATEWAY_MAX_RUNS),
     utilityModel: "",
     sandbox: { mode: "off" },
     // Only a net: the turn's own budget ends it first and says so to the person.
-    timeoutSeconds: Math.ceil(settings.turnTotalMs / 1000) + 30,
+    timeoutSeconds: Math.ceil(config.TURN_TOTAL_MS / 1000) + 30,
   };
 }
 

@@ -1,4 +1,5 @@
 import type { Deps } from "../deps.ts";
+import type { Timer } from "../lib/clock.ts";
 
 const LIFE_SECONDS = 3600;
 /** A growing answer is written whole each time, so not more often than this. */
@@ -16,11 +17,11 @@ export function textKeyOf(turnId: string): string {
   return `turn:${turnId}:text`;
 }
 
-export function createKeptText(deps: Pick<Deps, "redis">): KeptText {
-  const pending = new Map<string, { text: string | null; timer: ReturnType<typeof setTimeout> }>();
+export function createKeptText(deps: Pick<Deps, "redis" | "clock">): KeptText {
+  const pending = new Map<string, { text: string | null; timer: Timer }>();
   const write = (turnId: string, text: string) => {
     deps.redis.set(textKeyOf(turnId), text, "EX", LIFE_SECONDS).catch(() => null);
-    pending.set(turnId, { text: null, timer: setTimeout(() => writeAgain(turnId), WRITE_MS) });
+    pending.set(turnId, { text: null, timer: deps.clock.setTimeout(() => writeAgain(turnId), WRITE_MS) });
   };
   const writeAgain = (turnId: string) => {
     const text = pending.get(turnId)?.text ?? null;
@@ -36,7 +37,7 @@ export function createKeptText(deps: Pick<Deps, "redis">): KeptText {
     read: (turnId) => deps.redis.get(textKeyOf(turnId)).catch(() => null),
     close() {
       for (const [turnId, { text, timer }] of pending) {
-        clearTimeout(timer);
+        deps.clock.clearTimeout(timer);
         if (text !== null) deps.redis.set(textKeyOf(turnId), text, "EX", LIFE_SECONDS).catch(() => null);
       }
       pending.clear();

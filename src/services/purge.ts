@@ -8,7 +8,7 @@ type PurgeDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" 
  * The purge of deleted assistants, a saga that goes on wherever it was cut off (`assistants.purge_step`):
  *   stopping → its turns have ended; recorded; `agents.delete` closes its files and marks the id as dead → erasing
  *   erasing  → configuration without it confirmed; workspace, state, parked state, media, trash erased; rows gone → purged
- * `deleteAgents` runs while the doomed agents are configured, `eraseAgents` after they no longer are.
+ * `deleteAgent` runs while the doomed agents are configured, `eraseAgents` after they no longer are.
  */
 
 /** An agent whose assistant was deleted; the gateway must know it once more, for only then it lets go of its files. */
@@ -28,15 +28,13 @@ export async function listDoomedAgents(deps: PurgeDeps, places: number): Promise
     .map(({ id, userId, agentId }) => ({ id, userId, agentId, model: "openai-custom/gpt-5-nano" }));
 }
 
-export async function deleteAgents(deps: PurgeDeps, doomed: DoomedAgent[]): Promise<void> {
-  for (const agent of doomed) {
-    // First the record: an id that the gateway has marked as dead must never be configured again, it restarts over it.
-    await setPurgeStep(deps.sql, { id: agent.id, userId: agent.userId, step: "erasing" });
-    // What it does not let go of here goes with its next start: we erase the files, and nobody uses the id again.
-    await deps.gateway
-      .deleteAgent(agent.agentId)
-      .catch((err: unknown) => deps.log.warn({ err }, "gateway did not let go of an agent"));
-  }
+export async function deleteAgent(deps: PurgeDeps, agent: DoomedAgent): Promise<void> {
+  // First the record: an id that the gateway has marked as dead must never be configured again, it restarts over it.
+  await setPurgeStep(deps.sql, { id: agent.id, userId: agent.userId, step: "erasing" });
+  // What it does not let go of here goes with its next start: we erase the files, and nobody uses the id again.
+  await deps.gateway
+    .deleteAgent(agent.agentId)
+    .catch((err: unknown) => deps.log.warn({ err }, "gateway did not let go of an agent"));
 }
 
 export async function eraseAgents(deps: PurgeDeps): Promise<void> {

@@ -4,16 +4,19 @@ import { withAdvisoryLock } from "../db/locks.ts";
 import { decideWorkingSet, markAwake, markFailed, type Placed } from "../db/workingSet.ts";
 import type { Deps } from "../deps.ts";
 import { startLoop, type Loop } from "../lib/loop.ts";
+import { timed } from "../lib/metrics.ts";
 import { sleep } from "../lib/retry.ts";
-import { PLACEHOLDER_AGENT, renderGatewayConfig, type ConfiguredAgent } from "./gatewayConfig.ts";
-import { deleteAgents, eraseAgents, listDoomedAgents } from "./purge.ts";
+import { PLACEHOLDER_AGENT, renderGatewayConfig } from "./gatewayConfig.ts";
+import { deleteAgent, eraseAgents, listDoomedAgents } from "./purge.ts";
 
-type ReconcilerDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "redis">;
+type ReconcilerDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "redis" | "metrics">;
 
-const RESYNC_MS = 60_000;
+export const RESYNC_MS = 60_000;
 const POLL_MS = 150;
 /** A gateway that has not seen a change by then is shown the file again: a file watcher may miss one. */
 const SHOW_AGAIN_MS = 2_000;
+/** A reload takes about one second; after this none of ours is under way. */
+const QUIET_MS = 3_000;
 
 /** One pass at work: it may go on only while it has the lock and the process is not stopping. */
 interface Pass {
@@ -37,7 +40,8 @@ export function startReconciler(deps: ReconcilerDeps): Loop {
     run: async (signal) => {
       if (!deps.gateway.isReady()) return;
       const ran = await withAdvisoryLock(deps.sql, `reconciler:${deps.config.GATEWAY_ID}`, async (lock) => {
-        await reconcileOnce(deps, { ...lock, signal: AbortSignal.any([signal, lock.signal]) });
+        const pass = { ...lock, signal: AbortSignal.any([signal, lock.signal]) };
+        await timed(deps.metrics.reconcile, () => reconcileOnce(deps, pass));
         return true;
       });
       // Another process works at it; look again soon, in case it began before what we were woken for.
@@ -61,12 +65,14 @@ async function reconcileOnce(deps: ReconcilerDeps, pass: Pass): Promise<void> {
   const doomed = await listDoomedAgents(deps, config.GATEWAY_WORKING_SET - prepared.length);
   await apply(deps, [...prepared, ...doomed], pass);
   await markAwake(deps.sql, prepared);
-  if (doomed.length > 0) {
+  while (doomed.length > 0) {
     await pass.requireHeld();
-    await deleteAgents(deps, doomed);
-    // `agents.delete` has rewritten the file, which is no drift; ours, without the ids, goes back over it.
+    // One at a time, each reload waited for: while it deletes an agent, a reload that still names it makes the gateway
+    // restart itself, and that fails (2026.9.3).
+    await deleteAgent(deps, doomed.shift()!);
+    // `agents.delete` has rewritten the file, which is no drift; ours, without the id, goes back over it.
     await recordWrittenConfig(deps.sql, config.GATEWAY_ID, hashOf((await deps.workspaces.readConfig()) ?? ""));
-    await apply(deps, prepared, pass);
+    await apply(deps, [...prepared, ...doomed], pass);
   }
   await eraseAgents(deps);
   await deps.workspaces
@@ -96,30 +102,31 @@ async function prepareAll(deps: ReconcilerDeps, placed: Placed[]): Promise<Place
 
 /** Writes the configuration if it differs and waits until the gateway lives by it. Throws when it does not in time. */
 async function apply(deps: ReconcilerDeps, agents: { agentId: string; model: string }[], pass: Pass): Promise<void> {
-  const { config, gateway } = deps;
-  const wanted = renderFor(deps, agents);
-  const drift = await writeIfDifferent(deps, wanted, pass);
+  const { config, gateway, workspaces } = deps;
+  const text = renderGatewayConfig(deps, agents);
+  const found = await workspaces.readConfig();
+  const differs = found !== text;
+  const before = differs ? (await gateway.readConfigStatus()).hash : null;
+  const repaired = differs && (await write(deps, found, text, pass));
   const ids = new Set([PLACEHOLDER_AGENT, ...agents.map((agent) => agent.agentId)]);
-  const hash = await waitUntilApplied(deps, ids, wanted, pass);
+  const hash = await waitUntilApplied(deps, { ids, text, before }, pass);
   const hello = gateway.hello();
   await recordGateway(deps.sql, {
     id: config.GATEWAY_ID,
     version: hello?.version ?? "",
     bootId: hello?.bootId ?? "",
     appliedHash: hash,
-    driftRepairs: drift ? 1 : 0,
+    driftRepairs: repaired ? 1 : 0,
   });
 }
 
 /** True when what stood there was neither ours nor written by `agents.delete` or before the gateway's start. */
-async function writeIfDifferent(deps: ReconcilerDeps, wanted: string, pass: Pass): Promise<boolean> {
+async function write(deps: ReconcilerDeps, found: string | null, text: string, pass: Pass): Promise<boolean> {
   const id = deps.config.GATEWAY_ID;
-  const found = await deps.workspaces.readConfig();
-  if (found === wanted) return false;
   const last = await findWrittenConfig(deps.sql, id);
   await pass.requireHeld();
-  await recordWrittenConfig(deps.sql, id, hashOf(wanted));
-  await deps.workspaces.writeConfig(wanted);
+  await recordWrittenConfig(deps.sql, id, hashOf(text));
+  await deps.workspaces.writeConfig(text);
   const sameProcess = last.bootId === deps.gateway.hello()?.bootId;
   const drift = sameProcess && last.writtenHash !== null && last.writtenHash !== hashOf(found ?? "");
   if (drift) deps.log.warn("the gateway's configuration was changed by somebody else; put back");
@@ -130,34 +137,29 @@ function hashOf(text: string): string {
   return createHash("sha256").update(text).digest("hex");
 }
 
-function renderFor(deps: ReconcilerDeps, agents: { agentId: string; model: string }[]): string {
-  const entries: ConfiguredAgent[] = agents.map(({ agentId, model }) => ({
-    agentId,
-    model,
-    workspace: deps.workspaces.workspaceOf(agentId),
-  }));
-  return renderGatewayConfig(entries, {
-    providerUrl: deps.config.OPENAI_BASE_URL,
-    maxRuns: deps.config.GATEWAY_MAX_RUNS,
-    turnTotalMs: deps.config.TURN_TOTAL_MS,
-    placeholderWorkspace: deps.workspaces.workspaceOf(PLACEHOLDER_AGENT),
-  });
-}
-
-async function waitUntilApplied(deps: ReconcilerDeps, ids: Set<string>, text: string, pass: Pass): Promise<string> {
-  const until = Date.now() + deps.config.GATEWAY_APPLY_TIMEOUT_MS;
-  let showAgainAt = Date.now() + SHOW_AGAIN_MS;
-  while (Date.now() < until) {
+/**
+ * Waits until the gateway lives by the file. `before` is the hash it had applied before the file was written: while a
+ * reload is under way it can name the agents already and still answer with the old, matching hashes. A change that makes
+ * no difference to it leaves the hash as it is, so what is quiet for a while counts, too.
+ */
+async function waitUntilApplied(
+  deps: ReconcilerDeps,
+  wanted: { ids: Set<string>; text: string; before: string | null },
+  pass: Pass,
+): Promise<string> {
+  const startedAt = Date.now();
+  let showAgainAt = startedAt + SHOW_AGAIN_MS;
+  while (Date.now() - startedAt < deps.config.GATEWAY_APPLY_TIMEOUT_MS) {
     pass.signal.throwIfAborted();
     const listed = await deps.gateway.listAgents();
-    if (listed.length === ids.size && listed.every((id) => ids.has(id))) {
-      const status = await deps.gateway.readConfigStatus();
-      if (status.valid && status.applied) return status.hash;
-    }
-    if (Date.now() > showAgainAt) {
+    if (listed.length === wanted.ids.size && listed.every((id) => wanted.ids.has(id))) {
+      const { valid, applied, hash } = await deps.gateway.readConfigStatus();
+      const moved = hash !== wanted.before || Date.now() - startedAt > QUIET_MS;
+      if (valid && applied && moved) return hash;
+    } else if (Date.now() > showAgainAt) {
       showAgainAt = Date.now() + SHOW_AGAIN_MS;
       await pass.requireHeld();
-      await deps.workspaces.writeConfig(text);
+      await deps.workspaces.writeConfig(wanted.text);
     }
     await sleep(POLL_MS, pass.signal);
   }

@@ -1,12 +1,17 @@
 import type { HistoryRow } from "../clients/gatewayFrames.ts";
 import { toStorable } from "../lib/text.ts";
 
-/** What the gateway's history tells of one turn, after a crash or at its end. */
+/** More than one turn has; a page of the history that holds it whole. */
+export const HISTORY_ROWS = 200;
+
+/** What the gateway's history tells of one turn, after a crash or at its end; `key` is the one it was taken under last. */
 export type RunRecord =
   | { kind: "absent" }
-  | { kind: "unanswered" }
-  | { kind: "answered"; text: string; usage: RunUsage }
-  | { kind: "broken" };
+  /** Taken, and perhaps running. `begun`: the model has said or done something; `text`: in whole model messages. */
+  | { kind: "unanswered"; key: string; begun: boolean; text: string }
+  | { kind: "answered"; key: string; text: string; usage: RunUsage }
+  /** It ended without an answer; `text` is what it had said. */
+  | { kind: "broken"; key: string; text: string };
 
 /** Tokens and cost of all model calls of a turn. */
 export interface RunUsage {
@@ -19,36 +24,57 @@ export interface RunUsage {
  * Reads a turn out of the history. The user row is known by `"<key>:user"`, rows of the answer by their run id; rows
  * that the gateway made up itself (abort and error notes) are no answers.
  */
-export function readRun(rows: HistoryRow[], key: string): RunRecord {
-  const taken = rows.some((row) => row.role === "user" && keyOf(row) === `${key}:user`);
+export function readRun(rows: HistoryRow[], turnId: string): RunRecord {
+  const keys = rows.flatMap((row) => keyOf(row, turnId) ?? []);
+  const key = keys.at(-1);
+  if (key === undefined) return { kind: "absent" };
   const mine = rows.filter((row) => row.role === "assistant" && row.__openclaw.runId === key);
-  if (!taken && mine.length === 0) return { kind: "absent" };
   const spoken = mine.filter(
     (row) => row.openclawAbort === undefined && row.stopReason !== "error" && row.provider !== "openclaw",
   );
   const last = spoken.at(-1);
   if (last && last.stopReason !== undefined && last.stopReason !== "toolUse" && last.stopReason !== "aborted") {
-    return { kind: "answered", text: joinText(spoken), usage: sumUsage(mine) };
+    return { kind: "answered", key, text: joinText(spoken), usage: sumUsage(mine) };
   }
   if (mine.some((row) => row.stopReason === "error" || row.stopReason === "aborted" || row.openclawAbort !== undefined))
-    return { kind: "broken" };
-  return { kind: "unanswered" };
+    return { kind: "broken", key, text: brokenText(mine, spoken) };
+  return { kind: "unanswered", key, begun: mine.length > 0, text: joinText(spoken) };
 }
 
-function keyOf(row: HistoryRow): string | undefined {
-  return row.idempotencyKey ?? row.__openclaw.idempotencyKey;
+/** Whether a turn is in these rows from its beginning on. */
+export function holdsBeginning(rows: HistoryRow[], turnId: string): boolean {
+  return rows.some((row) => row.role === "user" && keyOf(row, turnId) !== undefined);
+}
+
+/** The key of a row of this turn: the turn's id, alone or with a number (see services/gatewayRun.ts). */
+function keyOf(row: HistoryRow, turnId: string): string | undefined {
+  const key =
+    row.role === "user"
+      ? (row.idempotencyKey ?? row.__openclaw.idempotencyKey)?.replace(/:user$/, "")
+      : row.__openclaw.runId;
+  return key === turnId || key?.startsWith(`${turnId}.`) ? key : undefined;
+}
+
+// The note of an abort repeats all that was said, glued together; an error's note may be the gateway's own words.
+function brokenText(mine: HistoryRow[], spoken: HistoryRow[]): string {
+  const note = mine.find((row) => row.openclawAbort !== undefined);
+  const glued = spoken.map(textOfRow).join("");
+  if (!note || !textOfRow(note).startsWith(glued)) return joinText(spoken);
+  return joinText([...spoken, { ...note, content: textOfRow(note).slice(glued.length) }]);
 }
 
 function joinText(rows: HistoryRow[]): string {
-  const texts = rows.map((row) => {
-    if (typeof row.content === "string") return row.content.trim();
-    return (row.content ?? [])
-      .filter((part) => part.type === "text")
-      .map((part) => part.text ?? "")
-      .join("")
-      .trim();
-  });
+  const texts = rows.map(textOfRow);
   return toStorable(texts.filter((text) => text !== "").join("\n\n"));
+}
+
+function textOfRow(row: HistoryRow): string {
+  if (typeof row.content === "string") return row.content.trim();
+  const parts = (row.content ?? []).filter((part) => part.type === "text");
+  return parts
+    .map((part) => part.text ?? "")
+    .join("")
+    .trim();
 }
 
 // One stored row can stand twice in the history (its text and its tool call): its usage counts once.

@@ -9,20 +9,24 @@ import {
   type ClaimedTurn,
 } from "../db/turns.ts";
 import type { Deps } from "../deps.ts";
+import { secondsSince } from "../lib/ids.ts";
 import { startLoop } from "../lib/loop.ts";
 import { sleep } from "../lib/retry.ts";
 import type { ChatHub } from "./chatHub.ts";
 import { finishTurn } from "./conversations.ts";
 import { TurnRun } from "./turnRun.ts";
 
-type EngineDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "processId">;
+/** A run's key begins with the turn's id (services/gatewayRun.ts). */
+const UUID_LENGTH = 36;
+
+type EngineDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "clock" | "processId" | "metrics">;
 
 /**
  * Runs the queued turns of the gateway: claims them under a lease, renews the lease while they run, takes over those
  * whose process fell silent, and drops those that were stopped or waited too long. All state is in Postgres.
  */
 export function startTurnEngine(deps: EngineDeps, hub: ChatHub) {
-  const { config, sql, log } = deps;
+  const { config, sql, log, clock } = deps;
   const runs = new Map<string, TurnRun>();
   const gatewayId = config.GATEWAY_ID;
   const lease = { owner: deps.processId, leaseMs: config.TURN_LEASE_MS };
@@ -47,20 +51,34 @@ export function startTurnEngine(deps: EngineDeps, hub: ChatHub) {
         log.warn({ err, turn_id: turn.id }, "turn could not be dropped; trying again");
         return null;
       });
-      if (message) hub.messageStored(turn.assistantId, message.seq, message);
+      if (!message) continue;
+      deps.metrics.turn.observe({ status: outcome.status }, secondsSince(turn.id));
+      hub.messageStored(turn.assistantId, message.seq, message);
     }
   };
+  const takeOver = async () => {
+    if (draining || !deps.gateway.isReady()) return;
+    for (const turn of await takeOverTurns(sql, { gatewayId, ...lease })) start(turn);
+  };
+  const limits = {
+    maxRuns: config.GATEWAY_MAX_RUNS,
+    workingSet: config.GATEWAY_WORKING_SET,
+    waitMs: config.TURN_WAIT_MS,
+  };
+  const claimQueued = async () => {
+    const claimed = await sql.begin(async (tx) => {
+      const [, turns] = await Promise.all([
+        lockGatewayQueue(tx, gatewayId),
+        claimTurns(tx, { gatewayId, ...lease, ...limits }),
+      ]);
+      return turns;
+    });
+    for (const turn of claimed) start(turn);
+  };
   const claim = async () => {
-    if (!draining && deps.gateway.isReady()) {
-      for (const turn of await takeOverTurns(sql, { gatewayId, ...lease })) start(turn);
-      const claimed = await sql.begin(async (tx) => {
-        await lockGatewayQueue(tx, gatewayId);
-        const limits = { maxRuns: config.GATEWAY_MAX_RUNS, workingSet: config.GATEWAY_WORKING_SET };
-        return claimTurns(tx, { gatewayId, ...lease, ...limits });
-      });
-      for (const turn of claimed) start(turn);
-    }
-    await dropQueued();
+    const serving = !draining && deps.gateway.isReady();
+    // Side by side: the first is about turns that must not run, the second about the others.
+    await Promise.all([dropQueued(), serving && claimQueued()]);
   };
   const renew = async () => {
     const ids = [...runs.keys()];
@@ -74,29 +92,18 @@ export function startTurnEngine(deps: EngineDeps, hub: ChatHub) {
     }
   };
 
-  const claimLoop = startLoop({
-    name: "turns",
-    run: claim,
-    debounceMs: 2,
-    maxWaitMs: 10,
-    resyncMs: 1000,
-    backoffMs: 200,
-    log,
-  });
-  const leaseLoop = startLoop({
-    name: "leases",
-    run: renew,
-    debounceMs: 2,
-    maxWaitMs: 10,
-    resyncMs: config.TURN_LEASE_MS / 4,
-    backoffMs: 200,
-    log,
-  });
+  const loop = (name: string, run: () => Promise<void>, resyncMs: number) =>
+    startLoop({ name, run, debounceMs: 2, maxWaitMs: 10, resyncMs, backoffMs: 200, log, clock });
+  const claimLoop = loop("turns", claim, 1000);
+  // Apart from claiming, whose lock a process that stands still may hold for some seconds.
+  const takeoverLoop = loop("takeover", takeOver, config.TURN_LEASE_MS / 4);
+  const leaseLoop = loop("leases", renew, config.TURN_LEASE_MS / 4);
   deps.gateway.listen({
-    onRun: (event: RunEvent) => runs.get(event.runId)?.handle(event),
+    onRun: (event: RunEvent) => runs.get(event.runId.slice(0, UUID_LENGTH))?.handle(event),
     onReady: () => {
       for (const run of runs.values()) run.reconnected();
       claimLoop.wake();
+      takeoverLoop.wake();
     },
   });
 
@@ -112,11 +119,11 @@ export function startTurnEngine(deps: EngineDeps, hub: ChatHub) {
     /** Lets running answers end for `graceMs`; what is left then is another process's, at once. */
     async stop(graceMs: number): Promise<void> {
       draining = true;
-      await claimLoop.stop();
-      const until = Date.now() + graceMs;
-      while (runs.size > 0 && Date.now() < until) await sleep(50);
+      await Promise.all([claimLoop.stop(), takeoverLoop.stop()]);
+      const until = clock.now() + graceMs;
+      while (runs.size > 0 && clock.now() < until) await sleep(50, undefined, clock);
       await leaseLoop.stop();
-      for (const run of runs.values()) run.forget();
+      for (const run of runs.values()) run.leave();
       await releaseLeases(sql, { owner: deps.processId }).catch(() => undefined);
     },
   };

@@ -1,21 +1,21 @@
 import type { RunEvent } from "../clients/gatewayFrames.ts";
 import { GatewayError } from "../clients/gatewayConnection.ts";
 import { markStreaming, renewLeases, requeueTurn, type ClaimedTurn } from "../db/turns.ts";
-import { getTextUsage } from "../db/usage.ts";
-import type { Deps } from "../deps.ts";
+import { getTextUsage, recordTurnCost } from "../db/usage.ts";
+import type { Timer } from "../lib/clock.ts";
 import { ERRORS } from "../lib/errors.ts";
+import { secondsSince } from "../lib/ids.ts";
 import type { Log } from "../lib/log.ts";
 import { askUntilAnswered, sleep } from "../lib/retry.ts";
 import { addEvent, emptyAnswer, restartAnswer, saidIn, textOf } from "./answerText.ts";
 import type { ChatHub } from "./chatHub.ts";
 import { finishTurn, type Outcome } from "./conversations.ts";
-import { readRun, type RunRecord } from "./runHistory.ts";
+import { GatewayRun, type RunDeps } from "./gatewayRun.ts";
+import type { RunRecord } from "./runHistory.ts";
 
-type RunDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "processId">;
-
-const HISTORY_ROWS = 200;
-const ABORT_WAIT_MS = 15_000;
 const SEND_AGAIN_MS = 500;
+/** The gateway gives no reason: not the provider's fault. */
+const UNEXPLAINED = "unavailable";
 /** A turn that so many processes began and none ended may be what ends them. */
 const MAX_ATTEMPTS = 10;
 
@@ -28,8 +28,9 @@ export class TurnRun {
   private readonly log: Log;
   private readonly answer = emptyAnswer();
   private readonly over = new AbortController();
-  private readonly total: ReturnType<typeof setTimeout>;
-  private between: ReturnType<typeof setTimeout> | undefined;
+  private readonly run: GatewayRun;
+  private readonly total: Timer;
+  private between: Timer | undefined;
   private attempting: Promise<void> | null = null;
   private ending = false;
   /** Whether every event since the run's start was heard, so that the text put together here is the whole answer. */
@@ -43,19 +44,22 @@ export class TurnRun {
     private readonly onOver: () => void,
   ) {
     this.log = deps.log.child({ turn_id: turn.id, user_id: turn.userId });
+    this.run = new GatewayRun(deps, turn, this.over.signal);
     this.complete = turn.attempts === 1;
+    this.answer.gap = !this.complete;
     const leftMs = Math.max(0, deps.config.TURN_TOTAL_MS - turn.ageMs);
-    this.total = setTimeout(() => void this.end(() => this.giveUp("total")), leftMs);
+    this.total = deps.clock.setTimeout(() => void this.end(() => this.giveUp("total")), leftMs);
     this.expectText(deps.config.TURN_FIRST_TEXT_MS, "first text");
     void this.begin();
   }
 
   /** What the gateway says of this run. */
   handle(event: RunEvent): void {
-    if (this.ending) return;
+    if (this.ending || !this.run.owns(event)) return;
     if (event.kind === "final") return void this.end(() => this.finalOutcome());
     if (event.kind === "error") {
       this.log.warn({ reason: event.reason }, "model failed");
+      if (event.reason === UNEXPLAINED && saidIn(this.answer) === "") return void this.sendUnderNewKey();
       const code = event.reason === "format" ? "turn_failed" : "assistant_unavailable";
       return void this.end(async () => this.failure(code));
     }
@@ -66,20 +70,15 @@ export class TurnRun {
   /** The connection is back: events may have been missed meanwhile. */
   reconnected(): void {
     this.complete = false;
+    this.answer.gap = true;
     if (!this.ending) void this.attempt();
   }
 
-  stop(): void {
-    void this.end(() => this.stopOutcome());
-  }
+  readonly stop = (): void => void this.end(() => this.stopOutcome());
 
   /** The lease is somebody else's, or the turn is over: unless this is its end, forget it without a word. */
   lost(): void {
     if (!this.ending) this.leave();
-  }
-
-  forget(): void {
-    this.leave();
   }
 
   private async begin(): Promise<void> {
@@ -99,15 +98,16 @@ export class TurnRun {
   private async tryOnce(): Promise<void> {
     try {
       if (this.turn.attempts > 1 || !this.complete) {
-        const record = await this.readRecord();
+        const record = await this.run.readRecord();
+        this.run.adopt(record);
         if (record.kind === "answered") return void this.end(async () => this.answeredOutcome(record));
-        if (record.kind === "broken") return void this.end(async () => this.failure("turn_failed"));
+        if (record.kind === "broken") return void this.end(async () => this.failure("turn_failed", record.text));
+        restartAnswer(this.answer, record.kind === "absent" ? "" : record.text);
       }
-      await this.deps.workspaces.guard(this.turn);
+      await this.run.prepare();
       // Whoever ended the turn meanwhile found nothing to abort: a run begun now would be nobody's.
       if (this.isOver()) return;
-      const { id, agentId, content } = this.turn;
-      const status = await this.deps.gateway.sendMessage({ agentId, key: id, text: content });
+      const status = await this.run.send();
       if (status === "started") restartAnswer(this.answer);
       if (status === "finished") void this.end(() => this.finalOutcome());
     } catch (error) {
@@ -135,9 +135,20 @@ export class TurnRun {
 
   private async sendAgain(): Promise<void> {
     this.complete = false;
-    await sleep(SEND_AGAIN_MS, this.over.signal);
+    await sleep(SEND_AGAIN_MS, this.over.signal, this.deps.clock);
     // After this attempt has ended, or it would wait for itself.
-    setTimeout(() => !this.isOver() && void this.attempt(), 0);
+    this.deps.clock.setTimeout(() => !this.isOver() && void this.attempt(), 0);
+  }
+
+  /** A reload of the gateway can end a run before the model has begun (2026.9.3). */
+  private async sendUnderNewKey(): Promise<void> {
+    const another = this.run.takeNewKey();
+    await this.attempting;
+    const record = await this.run.readRecord().catch(() => null);
+    await sleep(SEND_AGAIN_MS, this.over.signal, this.deps.clock);
+    const begun = record === null || (record.kind === "unanswered" ? record.begun : record.kind !== "absent");
+    if (another && !begun) await this.attempt();
+    else void this.end(async () => this.failure("assistant_unavailable"));
   }
 
   /** The assistant went to sleep, or never woke: back to the queue, which wakes it. */
@@ -163,9 +174,9 @@ export class TurnRun {
     this.retryReason = null;
     this.tellText(offset);
     if (offset > 0) return;
-    markStreaming(this.deps.sql, { id: this.turn.id, owner: this.deps.processId }).catch((err: unknown) =>
-      this.log.warn({ err }, "turn not marked as streaming"),
-    );
+    this.deps.metrics.firstText.observe(secondsSince(this.turn.id));
+    const streaming = markStreaming(this.deps.sql, { id: this.turn.id, owner: this.deps.processId });
+    streaming.catch((err: unknown) => this.log.warn({ err }, "turn not marked as streaming"));
   }
 
   private aborted(reason: string): void {
@@ -179,8 +190,6 @@ export class TurnRun {
   private async end(decide: () => Promise<Outcome | null>): Promise<void> {
     if (this.isOver()) return;
     this.ending = true;
-    clearTimeout(this.total);
-    clearTimeout(this.between);
     const outcome = await decide();
     if (outcome) await this.settle(outcome);
     this.leave();
@@ -192,25 +201,28 @@ export class TurnRun {
     );
     if (!message) return this.log.info("turn had ended before, or elsewhere");
     this.hub.messageStored(this.turn.assistantId, message.seq, message);
+    this.deps.metrics.turn.observe({ status: outcome.status }, secondsSince(this.turn.id));
     await this.announceEnd(outcome);
     const code = outcome.status === "failed" ? outcome.code : undefined;
     this.log.info({ status: outcome.status, code, characters: outcome.text.length }, "turn ended");
-    await this.deps.workspaces.guard(this.turn).catch(() => 0);
+    if (outcome.status === "done" && outcome.usage === null)
+      await this.recordCost().catch((err: unknown) => this.log.warn({ err }, "what the turn cost is not known"));
+    await this.run.prepare().catch(() => 0);
   }
 
   private async announceEnd(outcome: Outcome): Promise<void> {
     const { assistantId, id, userId } = this.turn;
     if (outcome.status === "failed") {
-      const message = ERRORS[outcome.code].message;
-      this.hub.announce(assistantId, { type: "error", code: outcome.code, message, turn_id: id });
+      const { code } = outcome;
+      this.hub.announce(assistantId, { type: "error", code, message: ERRORS[code].message, turn_id: id });
     }
     const usage = await getTextUsage(this.deps.sql, userId).catch(() => null);
     if (usage)
       this.hub.announce(assistantId, { type: "usage", text_messages: { used: usage.used, limit: usage.limit } });
   }
 
-  private failure(code: "turn_failed" | "assistant_unavailable"): Outcome {
-    return { status: "failed", text: saidIn(this.answer), code };
+  private failure(code: "turn_failed" | "assistant_unavailable", told = ""): Outcome {
+    return { status: "failed", text: saidIn(this.answer, told), code };
   }
 
   private answeredOutcome(record: Extract<RunRecord, { kind: "answered" }>): Outcome {
@@ -219,30 +231,36 @@ export class TurnRun {
     return text === "" ? this.failure("turn_failed") : { status: "done", text, usage: record.usage };
   }
 
-  // The gateway says it is done: text from the events, what it cost from the history.
+  // The gateway says it is done. With all the text here nobody waits for its history, which only knows what it cost.
   private async finalOutcome(): Promise<Outcome> {
-    const record = await this.readRecord().catch(() => null);
-    if (record?.kind === "answered") return this.answeredOutcome(record);
-    const text = textOf(this.answer);
-    return this.complete && text !== "" ? { status: "done", text, usage: null } : this.failure("turn_failed");
+    const heard = textOf(this.answer);
+    if (this.complete && heard !== "") return { status: "done", text: heard, usage: null };
+    const record = await this.run.readEnded().catch(() => null);
+    return record?.kind === "answered" ? this.answeredOutcome(record) : this.failure("turn_failed");
+  }
+
+  private async recordCost(): Promise<void> {
+    const record = await this.run.readEnded();
+    if (record.kind !== "answered") return;
+    await recordTurnCost(this.deps.sql, { id: this.turn.id, userId: this.turn.userId, ...record.usage });
   }
 
   private async giveUp(budget: string): Promise<Outcome | null> {
     this.log.warn({ budget, retry_reason: this.retryReason }, "turn ran out of its budget");
     if (!(await this.holdsLease())) return null;
     await this.attempting;
-    const record = await this.readRecord().catch(() => null);
+    const record = await this.run.readRecord().catch(() => null);
     if (record?.kind === "answered") return this.answeredOutcome(record);
-    await this.abortForSure();
+    const told = await this.run.abort(this.complete);
     const reachable = this.retryReason === null && this.deps.gateway.isReady();
-    return this.failure(reachable ? "turn_failed" : "assistant_unavailable");
+    return this.failure(reachable ? "turn_failed" : "assistant_unavailable", told);
   }
 
   private async stopOutcome(): Promise<Outcome | null> {
     if (!(await this.holdsLease())) return null;
     await this.attempting;
-    await this.abortForSure();
-    return { status: "stopped", text: saidIn(this.answer), usage: null };
+    const told = await this.run.abort(this.complete);
+    return { status: "stopped", text: saidIn(this.answer, told), usage: null };
   }
 
   // A process that stood still may have been replaced: it must not abort what another one follows by now.
@@ -252,25 +270,9 @@ export class TurnRun {
     return held?.length === 1;
   }
 
-  // The next turn may start only when this run is over, or the gateway would steer that one into this.
-  private async abortForSure(): Promise<void> {
-    const until = Date.now() + ABORT_WAIT_MS;
-    while (Date.now() < until && !this.over.signal.aborted) {
-      try {
-        return await this.deps.gateway.abortRun({ agentId: this.turn.agentId, key: this.turn.id });
-      } catch {
-        await sleep(250, this.over.signal);
-      }
-    }
-  }
-
   private untilStored<T>(what: string, ask: () => Promise<T>): Promise<T | null> {
-    return askUntilAnswered(ask, this.over.signal, (err) => this.log.warn({ err }, `${what}; trying again`));
-  }
-
-  private async readRecord(): Promise<RunRecord> {
-    const rows = await this.deps.gateway.readHistory({ agentId: this.turn.agentId, limit: HISTORY_ROWS });
-    return readRun(rows, this.turn.id);
+    const told = (err: unknown) => this.log.warn({ err }, `${what}; trying again`);
+    return askUntilAnswered(ask, this.over.signal, told, this.deps.clock);
   }
 
   private tellText(offset: number): void {
@@ -278,19 +280,20 @@ export class TurnRun {
   }
 
   private expectText(ms: number, budget: string): void {
-    clearTimeout(this.between);
-    this.between = setTimeout(() => void this.end(() => this.giveUp(budget)), ms);
+    this.deps.clock.clearTimeout(this.between);
+    this.between = this.deps.clock.setTimeout(() => void this.end(() => this.giveUp(budget)), ms);
   }
 
   private isOver(): boolean {
     return this.ending || this.over.signal.aborted;
   }
 
-  private leave(): void {
+  /** Forgets the turn, which stays as it is in the database. */
+  leave(): void {
     if (this.over.signal.aborted) return;
     this.over.abort();
-    clearTimeout(this.total);
-    clearTimeout(this.between);
+    this.deps.clock.clearTimeout(this.total);
+    this.deps.clock.clearTimeout(this.between);
     this.onOver();
   }
 }

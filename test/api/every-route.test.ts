@@ -5,7 +5,7 @@ import { call, makeAssistant, makeUser, type Answer, type Json, type TestUser } 
 import { startTestReef, type TestReef } from "../harness.ts";
 
 /** Every route of the application and who may call it. A new route fails here until it is listed. */
-const TABLE: Record<string, "public" | "user"> = {
+const TABLE: Record<string, "public" | "user" | "operator"> = {
   "GET /health": "public",
   "GET /livez": "public",
   "GET /readyz": "public",
@@ -22,6 +22,7 @@ const TABLE: Record<string, "public" | "user"> = {
   "POST /api/assistants/:id/resume": "user",
   "GET /api/assistants/:id/messages": "user",
   "POST /api/assistants/:id/messages": "user",
+  "GET /metrics": "operator",
 };
 const DOCUMENTS = ["GET /openapi.json", "GET /docs", "GET /docs/start.js", "GET /docs/:asset", "GET /ws/chat"];
 const WITH_BODY = new Set([

@@ -87,6 +87,23 @@ test("stop after a take-over keeps what was said, and it is charged", async () =
   expect((await reef.sql`select status from usage_logs`).map((row) => row["status"])).toEqual(["committed"]);
 }, 40_000);
 
+test("a run that the gateway ends before the model has begun is sent once more; twice is a failure", async () => {
+  const { user, chat } = await talk();
+  let failures = 1;
+  reef.gateway.setAnswer(async function* (turn) {
+    if (failures-- > 0) yield { error: "unexplained" };
+    else yield { text: `Echo: ${turn.text}` };
+  });
+  chat.say("hello");
+  expect(await chat.next("the answer", isAnswer)).toMatchObject({ finish: "complete", content: "Echo: hello" });
+  failures = 2;
+  chat.say("again");
+  await until("it has ended", () => chat.frames.filter(isAnswer).length === 2);
+  expect(chat.frames.filter(isAnswer)[1]).toMatchObject({ finish: "error" });
+  const ledger = await reef.sql`select status from usage_logs where user_id = ${user.id} order by created_at`;
+  expect(ledger.map((row) => row["status"])).toEqual(["committed", "released"]);
+}, 20_000);
+
 test("a model that says what no database can hold is answered without it", async () => {
   const { chat } = await talk();
   reef.gateway.setAnswer(async function* () {
@@ -109,6 +126,62 @@ test("of 25 sockets that a person opens at once ten live, fifteen are closed wit
   await until("fifteen are closed", () => chats.filter((chat) => chat.closed?.code === 4429).length === 15);
   expect(chats.filter((chat) => !chat.closed).length).toBe(10);
 }, 20_000);
+
+test("a flood from one socket is throttled, then closed; the person's other socket does not notice", async () => {
+  const { user, assistant, chat } = await talk();
+  const other = await openChat(reef, user.token, assistant.agent_id);
+  for (let i = 0; i < 1_000; i++) chat.send({ type: "resume", after_seq: 0 });
+  await until("it is closed", () => chat.closed);
+  expect(chat.closed).toMatchObject({ code: 4429, reason: "too many frames" });
+  expect(chat.frames.some((frame) => frame.code === "too_many_frames" && frame.retry_after === 1)).toBe(true);
+  other.say("hello");
+  await other.next("the answer", isAnswer);
+}, 20_000);
+
+test("while the event loop is late new sockets are told when to come back, and those that are open go on", async () => {
+  const { user, assistant, chat } = await talk();
+  reef.deps.loopDelay.read = () => ({ maxMs: 900, meanMs: 400 });
+  const response = await fetch(`${reef.url}/ws/chat?agent_id=${assistant.agent_id}&token=${user.token}`, {
+    headers: {
+      Connection: "Upgrade",
+      Upgrade: "websocket",
+      "Sec-WebSocket-Version": "13",
+      "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    },
+  });
+  expect([response.status, ((await response.json()) as Json).code]).toEqual([503, "service_unavailable"]);
+  expect(Number(response.headers.get("retry-after"))).toBeGreaterThan(1);
+  chat.say("hello");
+  await chat.next("the answer", isAnswer);
+}, 20_000);
+
+test("who is too far behind, or ahead, is told to load the history, and follows from there", async () => {
+  const { user, assistant, chat } = await talk();
+  await reef.sql.begin(async (sql) => {
+    await sql`insert into turns (id, assistant_id, user_id, gateway_id, seq, status, finished_at)
+      select gen_random_uuid(), ${assistant.id}, ${user.id}, 'main', 2 * n - 1, 'done', now() from generate_series(1, 600) n`;
+    await sql`insert into messages (id, assistant_id, user_id, turn_id, seq, role, content, finish)
+      select gen_random_uuid(), ${assistant.id}, ${user.id}, t.id, t.seq + r.n, r.role, 'x', 'complete'
+      from turns t, (values (0, 'user'), (1, 'assistant')) as r (n, role) where t.assistant_id = ${assistant.id}`;
+    await sql`update assistants set last_seq = 1200, message_count = 1200 where id = ${assistant.id}`;
+  });
+  const behind = await openChat(reef, user.token, assistant.agent_id, "&after_seq=10");
+  expect(await behind.next("a reset", (frame) => frame.type === "reset")).toMatchObject({
+    last_seq: 1200,
+    reason: "too_far_behind",
+  });
+  const ahead = await openChat(reef, user.token, assistant.agent_id, "&after_seq=5000");
+  expect(await ahead.next("a reset", (frame) => frame.type === "reset")).toMatchObject({ reason: "ahead" });
+  const near = await openChat(reef, user.token, assistant.agent_id, "&after_seq=200");
+  await until("it has the thousand", () => near.frames.filter((frame) => frame.type === "message").length === 1000);
+  chat.send({ type: "resume", after_seq: 9 });
+  await chat.next("a reset", (frame) => frame.type === "reset");
+  chat.say("hello");
+  for (const each of [behind, ahead, near, chat]) {
+    await each.next("the answer", (frame) => isAnswer(frame) && frame.seq === 1202);
+    expect(each.frames.filter((frame) => frame.type === "message").at(-1)).toMatchObject({ seq: 1202 });
+  }
+}, 30_000);
 
 test("a session revoked while nobody listened ends its sockets when somebody listens again", async () => {
   const { user, chat } = await talk();

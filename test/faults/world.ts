@@ -82,7 +82,9 @@ export async function openWorld(servers: Servers, gateway: CellGateway): Promise
       b,
       networkOfA,
       close,
-      ...devices,
+      phoneNetwork: devices.phoneNetwork,
+      devices: devices.pair,
+      restartPhone: devices.restartPhone,
       assistantId: person.assistant.id,
       userId: person.userId,
       letTheOtherIn: () => networkOfB.gateway.pass(),
@@ -142,11 +144,11 @@ function openProcess(
 async function openDevices({ openProxy, closers }: Parts, person: Person, a: ApiProcess, b: ApiProcess) {
   const phoneNetwork = [await openProxy(() => a.port), await openProxy(() => b.port)];
   const otherNetwork = [await openProxy(() => b.port), await openProxy(() => a.port)];
-  const devices: World["devices"] = [newDevice(person, 1, phoneNetwork), newDevice(person, 2, otherNetwork)];
-  closers.push(() => devices.forEach((device) => device.close()));
-  await until("both devices are connected", () => devices.every((device) => device.connected), PATIENCE_MS);
-  const restartPhone = (stored: Stored) => void (devices[0] = newDevice(person, 3, phoneNetwork, stored));
-  return { devices, phoneNetwork, restartPhone };
+  const pair: World["devices"] = [newDevice(person, 1, phoneNetwork), newDevice(person, 2, otherNetwork)];
+  closers.push(() => pair.forEach((device) => device.close()));
+  await until("both devices are connected", () => pair.every((device) => device.connected), PATIENCE_MS);
+  const restartPhone = (stored: Stored) => void (pair[0] = newDevice(person, 3, phoneNetwork, stored));
+  return { pair, phoneNetwork, restartPhone };
 }
 
 function through(url: string, proxy: Proxy): string {

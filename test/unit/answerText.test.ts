@@ -56,15 +56,25 @@ test("history: absent, unanswered, answered with the usage of all its model call
     __openclaw: { id, runId: "k" },
   });
   expect(readRun([], "k")).toEqual({ kind: "absent" });
-  expect(readRun([user], "k")).toEqual({ kind: "unanswered" });
-  expect(readRun([user, row("1", "Let me.", "toolUse", 10)], "k")).toEqual({ kind: "unanswered" });
+  expect(readRun([user], "k")).toEqual({ kind: "unanswered", key: "k", begun: false, text: "" });
+  const begun = readRun([user, row("1", "Let me.", "toolUse", 10)], "k");
+  expect(begun).toEqual({ kind: "unanswered", key: "k", begun: true, text: "Let me." });
   const answered = readRun([user, row("1", "Let me.", "toolUse", 10), row("2", "Done.", "stop", 20)], "k");
   expect(answered).toEqual({
     kind: "answered",
+    key: "k",
     text: "Let me.\n\nDone.",
     usage: { inputTokens: 30, outputTokens: 2, costMicroUsd: 2 },
   });
-  expect(readRun([user, row("1", "The agent run failed", "error", 0)], "k")).toEqual({ kind: "broken" });
+  const broken = readRun([user, row("1", "The agent run failed", "error", 0)], "k");
+  expect(broken).toEqual({ kind: "broken", key: "k", text: "" });
+});
+
+test("history: a turn that was sent again under another key is told by that one; other turns are not it", () => {
+  const user = (key: string) => ({ role: "user", content: "x", idempotencyKey: `${key}:user`, __openclaw: {} });
+  const said = (runId: string) => ({ role: "assistant", content: "Hi.", stopReason: "stop", __openclaw: { runId } });
+  expect(readRun([user("k.1"), said("k.1")], "k")).toMatchObject({ kind: "answered", key: "k.1", text: "Hi." });
+  expect(readRun([user("k1"), said("k1")], "k")).toEqual({ kind: "absent" });
 });
 
 test("commands become plain text", () => {

@@ -1,0 +1,94 @@
+import { existsSync, readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { diskFull, isDiskFull, lastLines, present, rotateLog, spawnChild, waitUntil, type Child } from "./process.ts";
+import type { Run } from "./run.ts";
+import { urlOf } from "./settings.ts";
+
+const STOP_MS = 12_000;
+const AGAIN_MS = 1_000;
+
+type Options = {
+  host: string;
+  port: number;
+  env: Record<string, string | undefined>;
+  /** Where the logs go, unless `logs`: then to this terminal. */
+  folder: string;
+  logs: boolean;
+  /** All of them listen on the one port. */
+  processes: number;
+};
+
+/**
+ * Starts the application's processes. One that ends is started again while others serve; the only one ends it all.
+ * SIGUSR2 replaces them, one after the other: the new one serves before the old one stops. Resolves when all serve.
+ */
+export async function keepApplication(run: Run, options: Options): Promise<void> {
+  const children = new Map<number, Child>();
+  const env = present({ ...options.env, ...(options.processes > 1 ? { REUSE_PORT: "true" } : {}) });
+  const logOf = (n: number) => join(options.folder, n === 1 ? "api.log" : `api-${n}.log`);
+
+  const start = async (n: number): Promise<void> => {
+    const logFile = logOf(n);
+    rotateLog(logFile);
+    const from = existsSync(logFile) ? statSync(logFile).size : 0;
+    const child = spawnChild({
+      command: [process.execPath, "--no-env-file", "src/main.ts"],
+      env,
+      deathSignal: "KILL",
+      ...(options.logs ? {} : { logFile }),
+    });
+    children.set(n, child);
+    void child.exited.then((code) => (children.get(n) === child ? ended(n, code, from) : undefined));
+    await waitUntil(child, Number.POSITIVE_INFINITY, async () => isListening(child.pid, options.port), 150);
+    // It ended: `ended` stops everything and says why, or starts another.
+    if (!child.running() && options.processes === 1) await new Promise(() => undefined);
+  };
+  const ended = async (n: number, code: number, from: number): Promise<unknown> => {
+    const logFile = logOf(n);
+    if (run.stopping()) return;
+    if (code !== 0 && isDiskFull(options.folder)) return run.stop(1, diskFull(logFile));
+    const said = options.logs ? "" : `\n${lastLines(logFile, 15, from)}`;
+    if (code === 78) return run.stop(78, `The application refuses its configuration:${said}`);
+    if (options.processes === 1) return run.stop(1, `The application ended (exit code ${code}).${said}`);
+    run.say(`process ${n} of the application ended (exit code ${code}): starting it again`);
+    await Bun.sleep(AGAIN_MS);
+    if (!run.stopping()) await start(n);
+  };
+  const replaceAll = async () => {
+    for (const [n, old] of children) {
+      await start(n);
+      if (run.stopping()) return;
+      await old.stop("SIGTERM", STOP_MS);
+      run.say(`process ${n} of the application was replaced`);
+    }
+  };
+
+  run.add("application", {
+    stop: async () => void (await Promise.all([...children.values()].map((child) => child.stop("SIGTERM", STOP_MS)))),
+    kill: () => children.forEach((child) => child.kill("SIGKILL")),
+  });
+  let replacing: Promise<void> = Promise.resolve();
+  process.on("SIGUSR2", () => {
+    if (options.processes === 1) return run.say("only several processes can be replaced: npm start -- --processes 2");
+    replacing = replacing.then(replaceAll);
+  });
+  if (!options.logs)
+    run.say(`the application's log: ${logOf(1)}${options.processes > 1 ? " and others beside it" : ""}`);
+  // One after the other: the first migrates the database.
+  for (let n = 1; n <= options.processes; n++) await start(n);
+  await waitUntil(children.get(1)!, Number.POSITIVE_INFINITY, () => isReady(options), 150);
+}
+
+async function isReady({ host, port }: Options): Promise<boolean> {
+  return (await fetch(`${urlOf(host, port)}/readyz`, { signal: AbortSignal.timeout(3_000) })).ok;
+}
+
+/** Whether this very process listens on the port, of several that do: its open sockets against the kernel's list. */
+function isListening(pid: number, port: number): boolean {
+  const hexPort = port.toString(16).toUpperCase().padStart(4, "0");
+  const tables = ["/proc/net/tcp", "/proc/net/tcp6"].filter((path) => existsSync(path));
+  const rows = tables.flatMap((path) => readFileSync(path, "utf8").split("\n")).map((line) => line.trim().split(/\s+/));
+  const listening = rows.filter((row) => row[1]?.endsWith(`:${hexPort}`) && row[3] === "0A").map((row) => row[9]);
+  const open = readdirSync(`/proc/${pid}/fd`).map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`, "utf8"));
+  return listening.some((inode) => open.includes(`socket:[${inode}]`));
+}

@@ -1,0 +1,126 @@
+import { Counter, Gauge, Histogram, Registry } from "prom-client";
+
+/** What the process counts about itself. No label names a person, an assistant or a raw path. */
+export type Metrics = ReturnType<typeof createMetrics>;
+
+const HTTP_SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
+const RECONCILE_SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
+const FIRST_TEXT_SECONDS = [0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 90];
+const TURN_SECONDS = [0.25, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 300, 600];
+
+/** A registry of its own and all that is measured; what only a look can tell is set by services/metrics.ts. */
+export function createMetrics() {
+  const registry = new Registry();
+  return {
+    registry,
+    frames: createFrameCounts(registry),
+    ...createTimings(registry),
+    ...createInvariantGauges(registry),
+    look: createLookGauges(registry),
+  };
+}
+
+/** Runs `work` and notes how long it took and whether it failed. */
+export async function timed<T>(histogram: Histogram<"result">, work: () => Promise<T>): Promise<T> {
+  const end = histogram.startTimer();
+  try {
+    const result = await work();
+    end({ result: "ok" });
+    return result;
+  } catch (error) {
+    end({ result: "failed" });
+    throw error;
+  }
+}
+
+/** On the hot path only numbers in an object are raised; the counters get them when somebody looks. */
+function createFrameCounts(registry: Registry) {
+  const sent: Record<string, number> = {};
+  let received = 0;
+  let slowed = 0;
+  const counter = (name: string, help: string, read: (counter: Counter<"type">) => void) =>
+    new Counter({
+      name,
+      help,
+      labelNames: ["type"] as const,
+      registers: [registry],
+      collect() {
+        this.reset();
+        read(this);
+      },
+    });
+  counter("reef_chat_frames_sent_total", "Frames sent to devices; type chunk is relayed text", (frames) => {
+    for (const [type, n] of Object.entries(sent)) frames.inc({ type }, n);
+  });
+  counter("reef_chat_frames_received_total", "Frames received from devices", (frames) => frames.inc(received));
+  counter("reef_chat_slow_readers_total", "How often a device's buffer was full", (readers) => readers.inc(slowed));
+  return {
+    sent: (type: string) => void (sent[type] = (sent[type] ?? 0) + 1),
+    received: () => void (received += 1),
+    slowed: () => void (slowed += 1),
+  };
+}
+
+function createTimings(registry: Registry) {
+  const histogram = <const L extends string>(name: string, help: string, buckets: number[], labelNames: L[]) =>
+    new Histogram({ name, help, buckets, labelNames, registers: [registry] });
+  return {
+    http: histogram("reef_http_request_duration_seconds", "HTTP requests", HTTP_SECONDS, ["method", "route", "status"]),
+    firstText: histogram(
+      "reef_turn_first_text_seconds",
+      "From an accepted message to the first text of its answer",
+      FIRST_TEXT_SECONDS,
+      [],
+    ),
+    turn: histogram("reef_turn_duration_seconds", "From an accepted message to its turn's end", TURN_SECONDS, [
+      "status",
+    ]),
+    reconcile: histogram("reef_reconcile_duration_seconds", "Passes of the reconciler", RECONCILE_SECONDS, ["result"]),
+  };
+}
+
+function createInvariantGauges(registry: Registry) {
+  const gauge = (name: string, help: string) =>
+    new Gauge({ name, help, labelNames: ["invariant"] as const, registers: [registry] });
+  return {
+    invariantViolations: gauge("reef_invariant_violations", "Rows that break an invariant, as npm run verify counts"),
+    invariantRows: gauge("reef_invariant_rows", "Rows that were looked at"),
+    invariantUnchecked: gauge("reef_invariant_unchecked", "1: could not be checked the last time"),
+    invariantsCheckedAt: new Gauge({
+      name: "reef_invariants_checked_timestamp_seconds",
+      help: "When the invariants were checked",
+      registers: [registry],
+    }),
+  };
+}
+
+function createLookGauges(registry: Registry) {
+  const gauge = <const L extends string = never>(name: string, help: string, labelNames: L[] = []) =>
+    new Gauge({ name, help, labelNames, registers: [registry] });
+  return {
+    turns: gauge("reef_turns", "Unfinished turns on the gateway", ["status"]),
+    queueOldest: gauge("reef_queue_oldest_seconds", "How long the oldest queued turn waits"),
+    running: gauge("reef_turns_running_here", "Turns that this process is answering"),
+    assistants: gauge("reef_assistants", "Assistants in the gateway's working set, and failed ones", ["state"]),
+    workingSet: gauge("reef_working_set_size", "How many assistants may be awake at a time"),
+    driftRepairs: new Counter({
+      name: "reef_drift_repairs_total",
+      help: "How often the gateway's configuration was put back",
+      registers: [registry],
+    }),
+    databaseUp: gauge("reef_database_up", "1: Postgres answered this look"),
+    gatewayConnected: gauge("reef_gateway_connected", "1: connected to the gateway"),
+    sockets: gauge("reef_chat_sockets", "Devices connected to this process"),
+    slowReaders: gauge("reef_chat_slow_readers", "Devices whose buffer is full"),
+    loopDelayMax: gauge("reef_event_loop_delay_max_seconds", "Longest delay of the event loop, last 10 s"),
+    loopDelayMean: gauge("reef_event_loop_delay_mean_seconds", "Mean delay of the event loop, last 10 s"),
+    memory: gauge("process_resident_memory_bytes", "Memory of the process"),
+    heap: gauge("process_heap_bytes", "Heap in use"),
+    cpu: new Counter({
+      name: "process_cpu_seconds_total",
+      help: "Processor time of the process",
+      registers: [registry],
+    }),
+    startedAt: gauge("process_start_time_seconds", "When the process started"),
+  };
+}

@@ -1,0 +1,60 @@
+import { readGatewayLoad } from "../db/load.ts";
+import type { Deps } from "../deps.ts";
+import { withDeadline } from "../lib/retry.ts";
+import type { ChatHub } from "./chatHub.ts";
+
+type MetricsDeps = Pick<Deps, "config" | "gateway" | "metrics" | "loopDelay" | "sql" | "processId">;
+
+const DATABASE_MS = 1_000;
+const UNFINISHED = ["queued", "dispatched", "streaming"] as const;
+const CONFIGURED = ["waking", "awake", "failed"] as const;
+
+/** Everything that is measured, in Prometheus' text format. Never fails: what the database can't tell now is left out. */
+export async function renderMetrics(
+  deps: MetricsDeps,
+  hub: Pick<ChatHub, "peers">,
+): Promise<{ text: string; contentType: string }> {
+  lookAtProcess(deps, hub);
+  await lookAtDatabase(deps);
+  const { registry } = deps.metrics;
+  return { text: await registry.metrics(), contentType: registry.contentType };
+}
+
+function lookAtProcess({ metrics, gateway, loopDelay }: MetricsDeps, hub: Pick<ChatHub, "peers">): void {
+  const { look } = metrics;
+  const peers = hub.peers();
+  look.sockets.set(peers.length);
+  look.slowReaders.set(peers.filter((peer) => peer.isSlow()).length);
+  look.gatewayConnected.set(Number(gateway.isReady()));
+  const delay = loopDelay.read();
+  look.loopDelayMax.set(delay.maxMs / 1000);
+  look.loopDelayMean.set(delay.meanMs / 1000);
+  const memory = process.memoryUsage();
+  look.memory.set(memory.rss);
+  look.heap.set(memory.heapUsed);
+  const cpu = process.cpuUsage();
+  look.cpu.reset();
+  look.cpu.inc((cpu.user + cpu.system) / 1e6);
+  look.startedAt.set(Date.now() / 1000 - process.uptime());
+}
+
+async function lookAtDatabase({ metrics, sql, config, processId }: MetricsDeps): Promise<void> {
+  const { look } = metrics;
+  const read = readGatewayLoad(sql, { gatewayId: config.GATEWAY_ID, owner: processId });
+  const load = await withDeadline(read, DATABASE_MS, "reading the load").catch(() => null);
+  look.databaseUp.set(Number(load !== null));
+  if (!load) {
+    // Old numbers would be a lie, and so would zeros.
+    look.turns.reset();
+    look.assistants.reset();
+    for (const gauge of [look.queueOldest, look.running, look.workingSet]) gauge.remove();
+    return;
+  }
+  for (const status of UNFINISHED) look.turns.set({ status }, load.turns[status] ?? 0);
+  for (const state of CONFIGURED) look.assistants.set({ state }, load.assistants[state] ?? 0);
+  look.queueOldest.set(load.oldestSeconds);
+  look.running.set(load.runningHere);
+  look.workingSet.set(load.workingSet);
+  look.driftRepairs.reset();
+  look.driftRepairs.inc(load.driftRepairs);
+}
