@@ -115,8 +115,9 @@ function sendMessage(room: Room, peer: Peer, message: Message): void {
 
 function syncText(room: Room, peer: Peer): void {
   const turn = room.turn;
-  // An answer never comes before the message it answers.
-  if (!turn || peer.seq < turn.seq || peer.isSlow()) return;
+  // An answer never comes before the message it answers. Nor after its own end, which a peer that has read further than
+  // the room knows may have had.
+  if (!turn || peer.seq < turn.seq || peer.seq > room.lastSeq || peer.isSlow()) return;
   if (peer.turn?.id !== turn.id) {
     peer.turn = { id: turn.id, offset: 0 };
     peer.send({ type: "typing", agentId: room.agentId, role: "assistant" });
