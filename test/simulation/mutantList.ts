@@ -109,7 +109,7 @@ export const mutants: Mutant[] = [
   {
     name: "the quota is read, then written",
     file: "db/usage.ts",
-    changes: [["\n      where d.text_messages + 1 <= ${day.limit}", ""]],
+    changes: [["\n        where d.text_messages + 1 <= ${day.limit}", ""]],
   },
   {
     name: "a late device gets the running answer from where it is",

@@ -25,7 +25,7 @@ interface SetTimer {
   run: () => void;
 }
 
-const LOOK_AT_LOCKS_MS = 4;
+const LOOK_AT_LOCKS_MS = 1;
 const STUCK_MS = 20_000;
 
 /**
