@@ -26,8 +26,10 @@ interface Tx {
   /** Settles when Postgres has committed or rolled back. */
   finished: Promise<unknown>;
   fail: (error: Error) => void;
-  /** Who waits for an answer: queries that go out together are done in order, on the channel of the transaction. */
+  /** Who waits for an answer. */
   pending: Set<(error: Error) => void>;
+  /** Queries that go out together are done in order: each waits for the one before, which may wait for a lock. */
+  last: Promise<unknown>;
 }
 
 // The wrapper only passes queries on; what they answer is no business of it.
@@ -119,8 +121,13 @@ export class ProcessDatabase implements SimulatedSql {
         weight: tx ? CONTINUING : 10,
         run,
       };
-      tx?.pending.add(reject);
-      this.world.add(operation);
+      if (!tx) return this.world.add(operation);
+      tx.pending.add(reject);
+      const before = tx.last;
+      tx.last = new Promise<void>((done) => {
+        const runInTurn = () => run().finally(done);
+        void before.then(() => (tx.open ? this.world.add({ ...operation, run: runInTurn }) : done()));
+      });
     });
   }
 
@@ -132,7 +139,16 @@ export class ProcessDatabase implements SimulatedSql {
         const entered = Promise.withResolvers<void>();
         const aborted = Promise.withResolvers<never>();
         const name = this.world.unique("tx");
-        const tx: Tx = { name, open: true, notices: [], aborted, finished: entered.promise, fail, pending: new Set() };
+        const tx: Tx = {
+          name,
+          open: true,
+          notices: [],
+          aborted,
+          finished: entered.promise,
+          fail,
+          pending: new Set(),
+          last: Promise.resolve(),
+        };
         this.open.add(tx);
         tx.finished = real.begin((connection: Any) => {
           entered.resolve();

@@ -5,7 +5,7 @@ import { mutants } from "./mutantList.ts";
 import { findFirstCatch, mutate, withCopy } from "./mutants.ts";
 
 /** `npm run test:simulation` runs thousands. */
-const SCHEDULES = 24;
+const SCHEDULES = 100;
 const LANES = 4;
 
 const lanes: Lane[] = [];
