@@ -6,7 +6,7 @@ test("stopping does not ask a gateway once more that has not taken its configura
   const reef = await startTestReef();
   let asked = 0;
   reef.deps.gateway.listAgents = async () => (asked++, []);
-  const { readConfigStatus } = reef.deps.gateway;
+  const readConfigStatus = reef.deps.gateway.readConfigStatus.bind(reef.deps.gateway);
   let read = 0;
   // The first is for what was applied before; it is the one at the end that must not be waited for.
   reef.deps.gateway.readConfigStatus = () => (read++ === 0 ? readConfigStatus() : new Promise(() => undefined));

@@ -124,10 +124,13 @@ export class ProcessDatabase implements SimulatedSql {
       if (!tx) return this.world.add(operation);
       tx.pending.add(reject);
       const before = tx.last;
-      tx.last = new Promise<void>((done) => {
-        const runInTurn = () => run().finally(done);
-        void before.then(() => (tx.open ? this.world.add({ ...operation, run: runInTurn }) : done()));
-      });
+      const ended = Promise.withResolvers<void>();
+      tx.last = ended.promise;
+      const addInTurn = () => {
+        if (tx.open) this.world.add({ ...operation, run: () => run().finally(() => ended.resolve()) });
+        else ended.resolve();
+      };
+      void before.then(addInTurn);
     });
   }
 

@@ -131,16 +131,17 @@ function judgeTurns(simulation: Simulation, rows: Rows): string[] {
 }
 
 /** What was said is what the model said, and begins with what people have seen. */
-function judgeAnswer({ gateway, devices }: Simulation, turn: TurnRow, text: string): string[] {
+function judgeAnswer({ gateway, devices, happened }: Simulation, turn: TurnRow, text: string): string[] {
   const lies: string[] = [];
   // What a run had said in front of a tool call before it was lost with the gateway stays in the history.
   const begun = gateway.asked.filter((one) => one.key === turn.id).length > 1;
   const fits = (answer: string) => answer === text || (begun && text.endsWith(`\n\n${answer}`));
   if (turn.status === "done" && !(gateway.answers.get(turn.id) ?? []).some(fits))
     lies.push(`says "${text}", the model said ${JSON.stringify(gateway.answers.get(turn.id) ?? [])}`);
-  // Of a run that failed the history has a note, which may be the gateway's own words: what it had said is lost with
-  // the process that heard it and with Redis.
-  if (turn.status === "failed" && turn.attempts > 1) return lies;
+  // What was heard last is lost with its process (Redis has it a little later) when the gateway does not know it either:
+  // it died, too, or the run failed and all it has is a note, perhaps in its own words.
+  const gatewayDied = happened.has("kill gateway") || happened.has("restart gateway");
+  if (turn.attempts > 1 && (turn.status === "failed" || gatewayDied)) return lies;
   if (begun || gateway.retried.has(turn.id)) return lies;
   for (const connection of devices.flatMap((device) => device.connections)) {
     const seen = connection.chunks.get(turn.id);
