@@ -8,9 +8,9 @@ import { GATEWAY_TOKEN, openDatabase, startLoadGateway, startReefProgram } from 
 
 /** Reef goes on for a moment after the answer (usage, the workspace's files): it must not fall into the next turn. */
 const SETTLE_MS = 60;
-/** Turns that are not counted: each of the twenty database connections must have seen each statement. */
-const WARM_UP = 25;
-const LOAD_TURN = "chunks=8 every=20 size=24";
+/** Turns that are not counted: each of the database connections must have seen each statement once. */
+const WARM_UP = { real: 10, load: 25 };
+const LOAD_TURN = "chunks=4 every=10 size=24";
 
 interface Pairs {
   direct: TurnSeen[];
@@ -20,7 +20,7 @@ interface Pairs {
 export const overhead = defineBench({
   summary: "the same turn straight to the gateway and through Reef: time to the first text and to the end",
   options: {
-    turns: { value: 80, help: "turns each way on the real gateway; 0 leaves it out" },
+    turns: { value: 60, help: "turns each way on the real gateway; 0 leaves it out" },
     load: { value: 100, help: "turns each way on the load gateway, which itself takes no time and so no noise" },
   },
   async run(services, options) {
@@ -35,10 +35,13 @@ export const overhead = defineBench({
       await wakeEveryone(sql);
       const straight = await connectDirectly(url, GATEWAY_TOKEN);
       const through = await openChatClient(reef.url, person!);
-      const pairs = await alternate(services, straight.clientOf(person!), through, turns);
+      const pairs = await alternate(services, straight.clientOf(person!), through, {
+        turns,
+        warmUp: real ? WARM_UP.real : WARM_UP.load,
+      });
       through.close();
       await reef.stop();
-      report(real ? "The real gateway" : "The load gateway (eight chunks, one every 20 ms)", pairs);
+      report(real ? "The real gateway" : "The load gateway (four chunks, one every 10 ms)", pairs);
     }
   },
 });
@@ -47,18 +50,23 @@ async function loadGateway(services: Services): Promise<{ url: string; modelUrl:
   return { url: (await startLoadGateway(services)).url, modelUrl: "http://127.0.0.1:1/v1" };
 }
 
-async function alternate(services: Services, direct: ChatClient, reef: ChatClient, turns: number): Promise<Pairs> {
+async function alternate(
+  services: Services,
+  direct: ChatClient,
+  reef: ChatClient,
+  { turns, warmUp }: { turns: number; warmUp: number },
+): Promise<Pairs> {
   const pairs: Pairs = { direct: [], reef: [] };
   const ways = [
     ["direct", direct],
     ["reef", reef],
   ] as const;
-  for (let i = 0; i < turns + WARM_UP; i++) {
-    if (i % 10 === 0) services.say(`turn ${Math.max(0, i - WARM_UP)} of ${turns}, each way`);
+  for (let i = 0; i < turns + warmUp; i++) {
+    if (i % 10 === 0) services.say(`turn ${Math.max(0, i - warmUp)} of ${turns}, each way`);
     // Who goes first changes, so that neither always profits from what the other has warmed up.
     for (const [name, client] of i % 2 === 0 ? ways : ways.toReversed()) {
       const seen = await client.turn(LOAD_TURN);
-      if (i >= WARM_UP) pairs[name].push(seen);
+      if (i >= warmUp) pairs[name].push(seen);
       await Bun.sleep(SETTLE_MS);
     }
   }

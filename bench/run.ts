@@ -44,7 +44,7 @@ try {
   await finish(0);
 } catch (error) {
   if (!(error instanceof StartError)) console.error(error);
-  await finish(1, explain(error, folder));
+  await finish(error instanceof StartError ? error.exitCode : 1, explain(error, folder));
 }
 
 async function startServices(): Promise<Services> {
