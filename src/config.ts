@@ -66,7 +66,7 @@ export const environmentSchema = z.object({
   TURN_BETWEEN_TEXT_MS: integer("Budget between two pieces of text", 100, 600_000).default(60_000),
   TURN_TOTAL_MS: integer("Budget of an answer in all", 100, 3_600_000).default(300_000),
   TURN_WAIT_MS: integer("Budget in the queue, waking the assistant included", 100, 3_600_000).default(600_000),
-  TURN_LEASE_MS: integer("A process silent this long loses its running turns to another", 500, 60_000).default(4_000),
+  TURN_LEASE_MS: integer("A process silent this long loses its running turns to another", 500, 60_000).default(3_000),
   INVARIANTS_EVERY_MS: integer(
     "How often one of the processes counts violated invariants for /metrics; less often when that takes long",
     50,
