@@ -132,7 +132,7 @@ test("violated invariants are counted by one process for all, and the count is t
   } finally {
     await second.stop();
   }
-});
+}, 30_000);
 
 test("without a database the scrape still answers, and does not show old numbers", async () => {
   const away = connectDatabase("postgres://nobody@127.0.0.1:1/x", { max: 1, name: "away" });
