@@ -70,6 +70,13 @@ async function sayMore(world: World): Promise<void> {
   const script = new Script(Array.from({ length: 100 }, (_, index) => `word ${index} `));
   world.gateway.play(script);
   world.keepTheOtherOut();
+  // Else it may still claim what is said, and keep it until its connection is back.
+  await until("the other one knows", async () => {
+    const health = (await (await fetch(`http://127.0.0.1:${world.b.port}/health`)).json()) as {
+      gateways: { ready: number };
+    };
+    return health.gateways.ready === 0;
+  });
   world.devices[1].send(AFTERWARDS);
   let said = 0;
   await until(
