@@ -11,6 +11,16 @@ const flag = (description: string) =>
     .enum(["true", "false", "1", "0"])
     .transform((value) => value === "true" || value === "1")
     .describe(description);
+const list = (description: string) =>
+  z
+    .string()
+    .transform((value) =>
+      value
+        .split(",")
+        .map((item) => item.trim())
+        .filter((item) => item !== ""),
+    )
+    .describe(description);
 
 // The clients decode user name and password, and would throw a sentence that names no variable.
 function isDecodable(value: string): boolean {
@@ -48,6 +58,27 @@ export const environmentSchema = z.object({
   REVEAL_EMAIL_TAKEN: flag(
     "Whether sign-up says that an address has an account; by default only in development",
   ).optional(),
+  APP_URL: url("Where links in mails lead: the app or its web page", /^(https?|[a-z][a-z0-9+.-]*)$/).default(
+    "http://localhost:3000",
+  ),
+  SMTP_URL: url(
+    "Mail server, e.g. smtps://user:secret@smtp.example.com; without it mails are files",
+    /^smtps?$/,
+  ).optional(),
+  MAIL_FROM: text("Sender of mails").default("Reef <no-reply@localhost>"),
+  MAIL_DIR: text("Folder that mails are written to where there is no SMTP_URL").optional(),
+  TRUSTED_PROXIES: integer("Proxies of ours in front, each adding to X-Forwarded-For", 0, 10).default(0),
+  CORS_ORIGINS: list("Web pages that may call the API, e.g. https://app.example.com,https://example.com").default([]),
+  APPLE_CLIENT_IDS: list("Bundle ids of the apps that sign in with Apple").default([]),
+  APPLE_TEAM_ID: text("Apple developer team; needed to revoke an account's token on deletion").optional(),
+  APPLE_KEY_ID: text("Id of the key in APPLE_PRIVATE_KEY").optional(),
+  APPLE_PRIVATE_KEY: text("Apple's sign-in key: the .p8 file's text, line ends as \\n").optional(),
+  APPLE_URL: url("Apple's sign-in service", /^https?$/).default("https://appleid.apple.com"),
+  GOOGLE_CLIENT_IDS: list("OAuth client ids of the apps that sign in with Google").default([]),
+  GOOGLE_ISSUER: url("Google's issuer of identity tokens", /^https?$/).default("https://accounts.google.com"),
+  GOOGLE_KEYS_URL: url("Google's public keys", /^https?$/).default("https://www.googleapis.com/oauth2/v3/certs"),
+  STRIPE_SECRET_KEY: text("Stripe's secret key; without it nothing is sold").optional(),
+  STRIPE_API_BASE: url("Stripe's API", /^https?$/).default("https://api.stripe.com"),
   GATEWAY_ID: z
     .string()
     .regex(/^[a-z0-9][a-z0-9-]{0,40}$/, "must be a short lower-case name")

@@ -1,55 +1,8 @@
 import { z } from "zod";
+import { id, time, withoutNul } from "./fields.ts";
 
 /** The JSON bodies of the HTTP API: what validates them also describes them in /openapi.json. */
 
-const email = z.email().max(254).describe("E-mail address; compared without case");
-const password = z.string().min(8).max(256).describe("8 to 256 characters");
-/** Postgres can't store it. */
-const withoutNul = [(value: string) => !value.includes("\u0000"), "must not contain NUL"] as const;
-const name = z
-  .string()
-  .trim()
-  .min(1)
-  .max(100)
-  .refine(...withoutNul);
-const timezone = z
-  .string()
-  .min(1)
-  .max(64)
-  .refine(...withoutNul)
-  .describe("IANA time zone, e.g. Europe/Berlin");
-const time = z.iso.datetime().describe("RFC 3339, UTC");
-const id = z.uuid();
-
-export const signupBody = z.strictObject({
-  email,
-  password,
-  name: name.optional(),
-  timezone: timezone.optional(),
-  device_name: name.optional(),
-});
-export const loginBody = z.strictObject({ email, password: z.string().min(1).max(256), device_name: name.optional() });
-export const refreshBody = z.strictObject({ refresh_token: z.string().min(1).max(512) });
-export const logoutBody = z.strictObject({ all: z.boolean().optional().describe("true: every device of the user") });
-
-export const userSchema = z.object({
-  id,
-  email: z.string(),
-  name: z.string().nullable(),
-  avatar_url: z.string().nullable(),
-  email_verified: z.boolean(),
-  timezone: z.string(),
-  plan: z.string(),
-  created_at: time,
-});
-
-const tokens = {
-  access_token: z.string().describe("JWT, 15 minutes"),
-  refresh_token: z.string().describe("Opaque, 30 days, another one at each use"),
-  expires_in: z.number().int().describe("Seconds the access token lives"),
-};
-export const tokensSchema = z.object(tokens);
-export const signedInSchema = z.object({ user: userSchema, ...tokens });
 export const acceptedSchema = z.object({ message: z.string() });
 
 const displayName = z

@@ -1,17 +1,10 @@
 import type { Router } from "../http/env.ts";
 import type { Deps } from "../deps.ts";
-import type { User } from "../db/users.ts";
-import {
-  acceptedSchema,
-  loginBody,
-  logoutBody,
-  refreshBody,
-  signedInSchema,
-  signupBody,
-  tokensSchema,
-} from "../protocol/api.ts";
+import { acceptedSchema } from "../protocol/api.ts";
+import { loginBody, logoutBody, refreshBody, signedInSchema, signupBody, tokensSchema } from "../protocol/auth.ts";
 import { logIn, signUp, type SignedIn } from "../services/accounts.ts";
 import { endSession, refreshSession } from "../services/sessions.ts";
+import { renderUser } from "../services/userView.ts";
 
 const tag = "Authentication";
 
@@ -94,17 +87,4 @@ export function authRoutes(router: Router, deps: Deps): void {
 
 function renderSignedIn({ user, ...tokens }: SignedIn) {
   return { user: renderUser(user), ...tokens };
-}
-
-function renderUser(user: User) {
-  return {
-    id: user.id,
-    email: user.email,
-    name: user.name,
-    avatar_url: user.avatarUrl,
-    email_verified: user.emailVerified,
-    timezone: user.timezone,
-    plan: user.plan,
-    created_at: user.createdAt.toISOString(),
-  };
 }
