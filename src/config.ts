@@ -1,3 +1,4 @@
+import { createPrivateKey } from "node:crypto";
 import { z } from "zod";
 
 /** How an environment variable is read, and the line that documents it in `.env.example`. */
@@ -26,6 +27,14 @@ const list = (description: string) =>
 function isDecodable(value: string): boolean {
   try {
     return decodeURIComponent(value) !== "";
+  } catch {
+    return false;
+  }
+}
+
+function isAppleKey(pem: string): boolean {
+  try {
+    return createPrivateKey(pem).asymmetricKeyDetails?.namedCurve === "prime256v1";
   } catch {
     return false;
   }
@@ -72,9 +81,16 @@ export const environmentSchema = z.object({
   APPLE_CLIENT_IDS: list("Bundle ids of the apps that sign in with Apple").default([]),
   APPLE_TEAM_ID: text("Apple developer team; needed to revoke an account's token on deletion").optional(),
   APPLE_KEY_ID: text("Id of the key in APPLE_PRIVATE_KEY").optional(),
-  APPLE_PRIVATE_KEY: text("Apple's sign-in key: the .p8 file's text, line ends as \\n").optional(),
+  APPLE_PRIVATE_KEY: z
+    .string()
+    .transform((value) => value.replaceAll("\\n", "\n"))
+    .refine(isAppleKey, "must be the text of the .p8 file (an EC key on P-256)")
+    .describe("Apple's sign-in key: the .p8 file's text, line ends as \\n")
+    .optional(),
   APPLE_URL: url("Apple's sign-in service", /^https?$/).default("https://appleid.apple.com"),
-  GOOGLE_CLIENT_IDS: list("OAuth client ids of the apps that sign in with Google").default([]),
+  GOOGLE_CLIENT_IDS: list(
+    "OAuth client ids of the apps that sign in with Google, the one their tokens are for included",
+  ).default([]),
   GOOGLE_ISSUER: url("Google's issuer of identity tokens", /^https?$/).default("https://accounts.google.com"),
   GOOGLE_KEYS_URL: url("Google's public keys", /^https?$/).default("https://www.googleapis.com/oauth2/v3/certs"),
   STRIPE_SECRET_KEY: text("Stripe's secret key; without it nothing is sold").optional(),
@@ -142,6 +158,10 @@ export function loadGatewayConfig(env: Record<string, string | undefined>): z.ou
 /** Reads the environment once. Pure: an empty variable counts as absent. Throws ConfigError with all faults at once. */
 export function loadConfig(env: Record<string, string | undefined>): Config {
   const { REVEAL_EMAIL_TAKEN, ...rest } = parse(environmentSchema, env);
+  const apple = ["APPLE_TEAM_ID", "APPLE_KEY_ID", "APPLE_PRIVATE_KEY"] as const;
+  const absent = apple.filter((name) => rest[name] === undefined);
+  if (absent.length === 1 || absent.length === 2)
+    throw new ConfigError(absent.map((name) => `${name} is missing: ${apple.join(", ")} belong together`));
   return { ...rest, REVEAL_EMAIL_TAKEN: REVEAL_EMAIL_TAKEN ?? rest.NODE_ENV === "development" };
 }
 

@@ -1,4 +1,5 @@
 import { expect, test } from "bun:test";
+import { generateKeyPairSync } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { renderEnvExample } from "../../scripts/envExample.ts";
@@ -66,4 +67,18 @@ test("a broken configuration ends the process with 78 and a sentence, without a 
   expect(await child.exited).toBe(78);
   expect(said).toContain("JWT_SECRET is missing");
   expect(said).not.toContain("    at ");
+});
+
+test("Apple's key: all of it or nothing, an EC key on P-256, line ends written out", () => {
+  const pem = (namedCurve: string) =>
+    generateKeyPairSync("ec", { namedCurve }).privateKey.export({ type: "pkcs8", format: "pem" }) as string;
+  const apple = (APPLE_PRIVATE_KEY: string) => ({ ...GOOD, APPLE_TEAM_ID: "t", APPLE_KEY_ID: "k", APPLE_PRIVATE_KEY });
+  const key = pem("P-256");
+  expect(loadConfig(apple(key.replaceAll("\n", "\\n"))).APPLE_PRIVATE_KEY).toBe(key);
+  for (const bad of [pem("P-384"), "hidden-value"])
+    expect(faultsOf(apple(bad))).toEqual(["APPLE_PRIVATE_KEY must be the text of the .p8 file (an EC key on P-256)"]);
+  expect(faultsOf({ ...GOOD, APPLE_TEAM_ID: "t" }).map((fault) => fault.split(" ")[0])).toEqual([
+    "APPLE_KEY_ID",
+    "APPLE_PRIVATE_KEY",
+  ]);
 });
