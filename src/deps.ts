@@ -3,6 +3,8 @@ import type { Socket } from "node:net";
 import type { Config } from "./config.ts";
 import { connectDatabase, type Sql } from "./db/connect.ts";
 import { createGatewayClient, type GatewayClient } from "./clients/gateway.ts";
+import { createAppleTokens, type AppleTokens } from "./clients/appleTokens.ts";
+import { createIdentityProviders, type IdentityProviders } from "./clients/identityProviders.ts";
 import { connectRedis } from "./clients/redis.ts";
 import { createWorkspaces, type Workspaces } from "./clients/workspaces.ts";
 import { realClock, type Clock } from "./lib/clock.ts";
@@ -31,6 +33,9 @@ export interface Deps {
   subscriber: Redis;
   gateway: GatewayClient;
   workspaces: Workspaces;
+  identityProviders: IdentityProviders;
+  /** Null where Apple's key is not configured. */
+  appleTokens: AppleTokens | null;
   passwords: Passwords;
   localCounts: LocalCounts;
   metrics: Metrics;
@@ -84,6 +89,8 @@ export function createDeps(config: Config, log: Log): Deps {
     subscriber,
     gateway,
     workspaces,
+    identityProviders: createIdentityProviders(config, log),
+    appleTokens: createAppleTokens(config),
     passwords: createPasswords(),
     localCounts: createLocalCounts(),
     metrics: createMetrics(),

@@ -11,6 +11,7 @@ import { authRoutes } from "./routes/auth.ts";
 import { chatRoute } from "./routes/chat.ts";
 import { docsRoutes } from "./routes/docs.ts";
 import { metricsRoutes } from "./routes/metrics.ts";
+import { socialAuthRoutes } from "./routes/socialAuth.ts";
 import { systemRoutes } from "./routes/system.ts";
 import type { ChatHub } from "./services/chatHub.ts";
 
@@ -34,6 +35,7 @@ export function createServer(deps: Deps, hub: ChatHub, isDraining: () => boolean
   // Public
   systemRoutes(router, deps, isDraining);
   authRoutes(router, deps);
+  socialAuthRoutes(router, deps);
   docsRoutes(app, specs);
   chatRoute(app);
 

@@ -12,17 +12,25 @@ export interface User {
   createdAt: Date;
 }
 
-const columns = (sql: Queryable) =>
+export const columns = (sql: Queryable) =>
   sql`id, email, email_verified, name, avatar_url, status, timezone, plan_of(id) as plan, created_at`;
 
 /** Adds a user; null when the address has an account already (compared without case). */
 export async function createUser(
   sql: Queryable,
-  input: { id: string; email: string; passwordHash: string; name: string | null; timezone: string },
+  input: {
+    id: string;
+    email: string;
+    emailVerified?: boolean;
+    /** Null for who signs in with Apple or Google only. */
+    passwordHash: string | null;
+    name: string | null;
+    timezone: string;
+  },
 ): Promise<User | null> {
   const [row] = await sql<User[]>`
-    insert into users (id, email, password_hash, name, timezone)
-    values (${input.id}, ${input.email}, ${input.passwordHash}, ${input.name}, ${input.timezone})
+    insert into users (id, email, email_verified, password_hash, name, timezone)
+    values (${input.id}, ${input.email}, ${input.emailVerified ?? false}, ${input.passwordHash}, ${input.name}, ${input.timezone})
     on conflict (email) do nothing
     returning ${columns(sql)}`;
   return row ?? null;

@@ -85,6 +85,7 @@ export function authRoutes(router: Router, deps: Deps): void {
   );
 }
 
-function renderSignedIn({ user, ...tokens }: SignedIn) {
+/** A fresh session as the API shows it. */
+export function renderSignedIn({ user, ...tokens }: SignedIn) {
   return { user: renderUser(user), ...tokens };
 }

@@ -11,6 +11,7 @@ const TABLE: Record<string, "public" | "user" | "operator"> = {
   "GET /readyz": "public",
   "POST /api/auth/signup": "public",
   "POST /api/auth/login": "public",
+  "POST /api/auth/social": "public",
   "POST /api/auth/refresh": "public",
   "POST /api/auth/logout": "user",
   "GET /api/assistants": "user",
@@ -28,6 +29,7 @@ const DOCUMENTS = ["GET /openapi.json", "GET /docs", "GET /docs/start.js", "GET 
 const WITH_BODY = new Set([
   "POST /api/auth/signup",
   "POST /api/auth/login",
+  "POST /api/auth/social",
   "POST /api/auth/refresh",
   "POST /api/auth/logout",
   "POST /api/assistants",

@@ -1,4 +1,4 @@
--- A provider's subject and whose account it opens. `provider_token` (Apple's refresh token, encrypted by the application)
+-- A provider's subject and whose account it opens: one of a provider per account. `provider_token` (Apple's refresh token, encrypted by the application)
 -- is what a later revocation needs.
 create table identities (
   provider text not null check (provider in ('apple', 'google')),
@@ -9,7 +9,7 @@ create table identities (
   created_at timestamptz not null default now(),
   primary key (provider, subject)
 );
-create index identities_user on identities (user_id);
+create unique index identities_user on identities (user_id, provider);
 
 -- At most one living token of a kind per user: a new one takes the place of the older. `token_hash` is SHA-256.
 create table one_time_tokens (
