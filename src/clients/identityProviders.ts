@@ -5,7 +5,7 @@ import type { Config } from "../config.ts";
 import { AppError } from "../lib/errors.ts";
 import type { Log } from "../lib/log.ts";
 import { email, name, withoutNul } from "../protocol/fields.ts";
-import { createProviderKeys } from "./providerKeys.ts";
+import { createProviderKeys, type KeyTiming } from "./providerKeys.ts";
 
 export type Provider = "apple" | "google";
 
@@ -68,19 +68,19 @@ interface Issuer {
 export function createIdentityProviders(
   config: Pick<Config, "APPLE_URL" | "APPLE_CLIENT_IDS" | "GOOGLE_ISSUER" | "GOOGLE_KEYS_URL" | "GOOGLE_CLIENT_IDS">,
   log: Log,
-  options: { cooldownMs?: number } = {},
+  timing?: KeyTiming,
 ): IdentityProviders {
   const known: Record<Provider, Issuer> = {
     apple: {
       issuers: [config.APPLE_URL],
       clientIds: config.APPLE_CLIENT_IDS,
-      keys: createProviderKeys(`${config.APPLE_URL}/auth/keys`, log, options.cooldownMs),
+      keys: createProviderKeys(`${config.APPLE_URL}/auth/keys`, log, timing),
     },
     google: {
       // Google's documents allow both forms.
       issuers: [config.GOOGLE_ISSUER, config.GOOGLE_ISSUER.replace(/^https?:\/\//, "")],
       clientIds: config.GOOGLE_CLIENT_IDS,
-      keys: createProviderKeys(config.GOOGLE_KEYS_URL, log, options.cooldownMs),
+      keys: createProviderKeys(config.GOOGLE_KEYS_URL, log, timing),
     },
   };
   return {

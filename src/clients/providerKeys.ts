@@ -12,13 +12,19 @@ const KEEP_MS = 24 * 3600 * 1000;
 /** After a failure without any keys, so that a storm of sign-ins is not one of requests. */
 const PAUSE_MS = 1_000;
 
+/** For tests: nobody else should need other times. */
+export interface KeyTiming {
+  cacheMs?: number;
+  cooldownMs?: number;
+}
+
 const keySetSchema = z.object({ keys: z.array(z.looseObject({ kty: z.string() })).min(1) });
 
 /**
  * A provider's public keys, fetched when they are needed: cached, fetched again for an unknown key id (rotation), kept
  * through an outage. The lookup throws `provider_unavailable` when the key may exist but can't be asked for.
  */
-export function createProviderKeys(url: string, log: Log, cooldownMs: number = COOLDOWN_MS): JWTVerifyGetKey {
+export function createProviderKeys(url: string, log: Log, timing: KeyTiming = {}): JWTVerifyGetKey {
   let kept: { text: string; atMs: number } | null = null;
   let failing = false;
   let pausedUntilMs = 0;
@@ -41,8 +47,8 @@ export function createProviderKeys(url: string, log: Log, cooldownMs: number = C
     return new Response(kept.text);
   };
   const keys = createRemoteJWKSet(new URL(url), {
-    cacheMaxAge: CACHE_MS,
-    cooldownDuration: cooldownMs,
+    cacheMaxAge: timing.cacheMs ?? CACHE_MS,
+    cooldownDuration: timing.cooldownMs ?? COOLDOWN_MS,
     timeoutDuration: PROVIDER_TIMEOUT_MS,
     [customFetch]: fetchKeys,
   });

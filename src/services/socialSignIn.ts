@@ -171,7 +171,7 @@ async function findOrCreate(
 const WITHOUT_ADDRESS =
   "Apple or Google gave no verified e-mail address; let it share yours with this app, or sign up with your address.";
 const NOT_VOUCHED =
-  "An account has this e-mail address already, and Google does not host the address; sign in with the password.";
+  "An account has this e-mail address already, and Google does not host it; sign in as before, or reset the password.";
 const OTHER_IDENTITY =
   "Another Apple or Google account opens the account with this address; sign in with that one, or reset the password.";
 const UNPROVEN =

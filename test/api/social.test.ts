@@ -31,7 +31,7 @@ const withGoogle = async (claims: object, body: object = {}) =>
   signIn({ provider: "google", id_token: await google.sign({ email_verified: true, ...claims }), ...body });
 const outcome = (answer: Answer) => [answer.status, answer.body.code];
 const auditsOf = async (userId: string) =>
-  (await reef.sql`select action, details from audit_log where subject_user_id = ${userId} order by at, id`).map(
+  (await reef.sql`select action, details from audit_log where subject_user_id = ${userId} order by action`).map(
     (row) => [row["action"], row["details"].provider],
   );
 const usersWith = async (email: string) =>

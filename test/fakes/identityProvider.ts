@@ -49,11 +49,12 @@ export async function startFakeIdentityProvider(kind: "apple" | "google"): Promi
   let fake: FakeIdentityProvider;
 
   async function handle(request: Request): Promise<Response> {
-    const path = new URL(request.url).pathname as keyof FakeIdentityProvider["counts"];
+    const path = new URL(request.url).pathname as keyof FakeIdentityProvider["counts"] | "/elsewhere";
+    if (path === "/elsewhere") return Response.json({ keys: published });
     if (!(path in fake.counts)) return new Response("no such page", { status: 404 });
     fake.counts[path] += 1;
     await fake.meanwhile?.(path);
-    if (fake.trouble) return misbehave(fake.trouble, open);
+    if (fake.trouble) return misbehave(fake.trouble, open, published);
     if (path === "/auth/keys") return Response.json({ keys: published });
     return answerApple(request, path, { fake, codes, clientId, publicKey: secretKeys.publicKey });
   }
@@ -123,11 +124,12 @@ async function makeKey(published: JWK[]): Promise<FakeIdentityProvider["key"]> {
   return { kid, privateKey, publicPem: await exportSPKI(publicKey) };
 }
 
-function misbehave(trouble: Trouble, open: Set<() => void>): Response | Promise<Response> {
+// What is too large, or elsewhere, would be right but for that.
+function misbehave(trouble: Trouble, open: Set<() => void>, keys: JWK[]): Response | Promise<Response> {
   if (trouble === "error") return new Response("sorry", { status: 500 });
   if (trouble === "garbage") return new Response("<html>Welcome to the hotel's network</html>");
-  if (trouble === "huge") return new Response("x".repeat(1024 * 1024));
-  if (trouble === "redirect") return new Response(null, { status: 302, headers: { location: "http://127.0.0.1:1/" } });
+  if (trouble === "huge") return Response.json({ keys, padding: "x".repeat(1024 * 1024) });
+  if (trouble === "redirect") return new Response(null, { status: 302, headers: { location: "/elsewhere" } });
   if (trouble === "bad key") return Response.json({ keys: [{ kty: "RSA", kid: "bad", alg: "RS256", n: "!", e: "!" }] });
   const waiting = Promise.withResolvers<void>();
   open.add(() => waiting.resolve());
