@@ -11,7 +11,7 @@ let reef: TestReef;
 beforeAll(async () => {
   [apple, google] = await Promise.all([startFakeIdentityProvider("apple"), startFakeIdentityProvider("google")]);
   reef = await startTestReef({ ...apple.env, ...google.env });
-});
+}, 30_000);
 afterAll(async () => {
   await reef.stop();
   await Promise.all([apple.stop(), google.stop()]);

@@ -26,7 +26,7 @@ let lines: string[];
 beforeAll(async () => {
   apple = await startFakeIdentityProvider("apple");
   google = await startFakeIdentityProvider("google");
-});
+}, 30_000);
 afterAll(() => Promise.all([apple.stop(), google.stop()]));
 beforeEach(() => {
   lines = [];
