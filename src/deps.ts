@@ -3,6 +3,7 @@ import type { Socket } from "node:net";
 import type { Config } from "./config.ts";
 import { connectDatabase, type Sql } from "./db/connect.ts";
 import { createGatewayClient, type GatewayClient } from "./clients/gateway.ts";
+import { createMailer, type Mailer } from "./clients/mailer.ts";
 import { connectRedis } from "./clients/redis.ts";
 import { createWorkspaces, type Workspaces } from "./clients/workspaces.ts";
 import { realClock, type Clock } from "./lib/clock.ts";
@@ -31,6 +32,8 @@ export interface Deps {
   subscriber: Redis;
   gateway: GatewayClient;
   workspaces: Workspaces;
+  /** Null: mails can't go anywhere and wait in the outbox. */
+  mailer: Mailer | null;
   passwords: Passwords;
   localCounts: LocalCounts;
   metrics: Metrics;
@@ -62,6 +65,8 @@ export function createDeps(config: Config, log: Log): Deps {
   });
   onClose("gateway", 1000, () => gateway.close());
   const workspaces = createWorkspaces(config.OPENCLAW_GATEWAY_DIR, log);
+  const mailer = createMailer(config, log);
+  onClose("mailer", 1000, () => mailer?.close());
   const loopDelay = createLoopDelay();
   onClose("loop delay", 100, () => loopDelay.close());
 
@@ -84,6 +89,7 @@ export function createDeps(config: Config, log: Log): Deps {
     subscriber,
     gateway,
     workspaces,
+    mailer,
     passwords: createPasswords(),
     localCounts: createLocalCounts(),
     metrics: createMetrics(),
