@@ -41,10 +41,13 @@ function lookAtProcess({ metrics, gateway, loopDelay }: MetricsDeps, hub: Pick<C
 
 async function lookAtDatabase({ metrics, sql, config, processId }: MetricsDeps): Promise<void> {
   const { look } = metrics;
-  const read = Promise.all([readGatewayLoad(sql, { gatewayId: config.GATEWAY_ID, owner: processId }), countMails(sql)]);
-  const [load, mails] = await withDeadline(read, DATABASE_MS, "reading the load").catch(() => [null, null]);
+  const read = async () => {
+    const load = await readGatewayLoad(sql, { gatewayId: config.GATEWAY_ID, owner: processId });
+    return load && { ...load, mails: await countMails(sql) };
+  };
+  const load = await withDeadline(read(), DATABASE_MS, "reading the load").catch(() => null);
   look.databaseUp.set(Number(load !== null));
-  if (!load || !mails) {
+  if (!load) {
     // Old numbers would be a lie, and so would zeros.
     look.turns.reset();
     look.assistants.reset();
@@ -54,7 +57,7 @@ async function lookAtDatabase({ metrics, sql, config, processId }: MetricsDeps):
   }
   for (const status of UNFINISHED) look.turns.set({ status }, load.turns[status] ?? 0);
   for (const state of CONFIGURED) look.assistants.set({ state }, load.assistants[state] ?? 0);
-  for (const state of ["waiting", "dead"] as const) look.mails.set({ state }, mails[state]);
+  for (const state of ["waiting", "dead"] as const) look.mails.set({ state }, load.mails[state]);
   look.queueOldest.set(load.oldestSeconds);
   look.running.set(load.runningHere);
   look.workingSet.set(load.workingSet);

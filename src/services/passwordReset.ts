@@ -10,6 +10,7 @@ import { countMailRequest, mailInLimits } from "./mailThrottle.ts";
 import { createOneTimeToken, findTokenOwner, useOneTimeToken } from "./oneTimeTokens.ts";
 import { requireGoodPassword } from "./passwordRules.ts";
 import type { Origin } from "./sessions.ts";
+import { forgetFailures } from "./throttle.ts";
 
 type ResetDeps = Pick<Deps, "config" | "sql" | "redis" | "localCounts" | "passwords" | "clock">;
 
@@ -68,4 +69,6 @@ export async function resetPassword(
     await sendMail(sql, userId, { template: "password-changed", params: { at: new Date().toISOString() } });
     for (const id of ended) await notify(sql, "session", id);
   });
+  // Who forgot a password has tried wrong ones: they must not keep the right one out.
+  await forgetFailures(deps, { email: owner.email, ip: origin.ip });
 }

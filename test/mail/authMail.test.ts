@@ -106,6 +106,14 @@ test("a reset sets the password, ends every session, also on an open socket of a
   await other.stop();
 });
 
+test("who has failed too often gets in at once after a reset", async () => {
+  const user = await makeUser(reef);
+  for (let n = 0; n < 10; n++) await login(user, "wrong");
+  expect(await code(login(user, user.password))).toBe("too_many_attempts");
+  expect((await reset(await forgot(user))).status).toBe(204);
+  expect((await login(user, NEW)).status).toBe(200);
+});
+
 test("an account without a password (social sign-in) gets its first one", async () => {
   const user = await makeUser(reef);
   await reef.sql`update users set password_hash = null where id = ${user.id}`;
