@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { notify } from "../../src/db/notify.ts";
 import { newId } from "../../src/lib/ids.ts";
 import { announceNewDevice } from "../../src/services/knownDevices.ts";
 import { deriveOneTimeToken } from "../../src/services/oneTimeTokens.ts";
@@ -247,6 +248,7 @@ test("a mail whose link is of no use any more is not sent", async () => {
   await reef.sql`update one_time_tokens set used_at = now() where id = ${token!.id}`;
   smtp.behave("take");
   await reef.sql`update outbox set next_attempt_at = now()`;
+  await notify(reef.sql, "mail", "");
   await settled();
   expect(mails(user, RESET)).toEqual([]);
   await silent.stop();
