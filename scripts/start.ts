@@ -86,6 +86,7 @@ async function start(run: Run, settings: Settings): Promise<void> {
     OPENCLAW_GATEWAY_TOKEN: env("OPENCLAW_GATEWAY_TOKEN") ?? data.secrets.gatewayToken,
     OPENCLAW_GATEWAY_DIR: resolve(env("OPENCLAW_GATEWAY_DIR") ?? folder("gateways/main")),
   };
+  const mailDir = chooseMailFolder(run, app, folder("mail"));
   const log = run.say;
   const gateway = env("OPENCLAW_GATEWAY_URL")
     ? null
@@ -96,7 +97,7 @@ async function start(run: Run, settings: Settings): Promise<void> {
     env("DATABASE_URL") ?? keep(run, "Postgres", startPostgres({ dataDir: folder("postgres"), durable: true, log })),
     env("REDIS_URL") ?? keep(run, "Redis", startRedis({ dataDir: folder("redis"), log })),
   ]);
-  const connected = { ...app, DATABASE_URL: databaseUrl, REDIS_URL: redisUrl };
+  const connected = { ...app, ...mailDir, DATABASE_URL: databaseUrl, REDIS_URL: redisUrl };
   writeRunningFile(data.path, connected);
   const application = keepApplication(run, { ...settings, env: connected, folder: folder("logs") });
   await Promise.all([gateway, run.waitFor("application", application)]);
@@ -120,6 +121,15 @@ async function startModel(run: Run): Promise<{ OPENAI_API_KEY: string; OPENAI_BA
   run.add("scripted model", { stop: () => model.close(), kill: () => undefined });
   run.say("no OPENAI_API_KEY: a scripted model answers");
   return { OPENAI_API_KEY: "scripted", OPENAI_BASE_URL: model.url };
+}
+
+/** Without a mail server, mails are files here; never in production, where they wait for one. */
+function chooseMailFolder(run: Run, app: Record<string, string | undefined>, folder: string): { MAIL_DIR?: string } {
+  const given = env("MAIL_DIR");
+  if (env("SMTP_URL") || (!given && app["NODE_ENV"] !== "development")) return {};
+  const dir = resolve(given ?? folder);
+  run.say(`no SMTP_URL: mails are files in ${dir}, and their links are in the application's log`);
+  return { MAIL_DIR: dir };
 }
 
 /** A service that everything stands on: when it ends, all ends. Resolves with its URL. */

@@ -74,7 +74,9 @@ export const environmentSchema = z.object({
     "Mail server, e.g. smtps://user:secret@smtp.example.com; without it mails are files",
     /^smtps?$/,
   ).optional(),
-  MAIL_FROM: text("Sender of mails").default("Reef <no-reply@localhost>"),
+  MAIL_FROM: text("Sender of mails")
+    .regex(/^([^<>\r\n]*<[^\s<>@]+@[^\s<>@]+>|[^\s<>@]+@[^\s<>@]+)$/, "must be an address or Name <address>")
+    .default("Reef <no-reply@localhost>"),
   MAIL_DIR: text("Folder that mails are written to where there is no SMTP_URL").optional(),
   TRUSTED_PROXIES: integer("Proxies of ours in front, each adding to X-Forwarded-For", 0, 10).default(0),
   CORS_ORIGINS: list("Web pages that may call the API, e.g. https://app.example.com,https://example.com").default([]),

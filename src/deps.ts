@@ -5,6 +5,7 @@ import { connectDatabase, type Sql } from "./db/connect.ts";
 import { createGatewayClient, type GatewayClient } from "./clients/gateway.ts";
 import { createAppleTokens, type AppleTokens } from "./clients/appleTokens.ts";
 import { createIdentityProviders, type IdentityProviders } from "./clients/identityProviders.ts";
+import { createMailer, type Mailer } from "./clients/mailer.ts";
 import { connectRedis } from "./clients/redis.ts";
 import { createWorkspaces, type Workspaces } from "./clients/workspaces.ts";
 import { realClock, type Clock } from "./lib/clock.ts";
@@ -36,6 +37,8 @@ export interface Deps {
   identityProviders: IdentityProviders;
   /** Null where Apple's key is not configured. */
   appleTokens: AppleTokens | null;
+  /** Null: mails can't go anywhere and wait in the outbox. */
+  mailer: Mailer | null;
   passwords: Passwords;
   localCounts: LocalCounts;
   metrics: Metrics;
@@ -67,6 +70,8 @@ export function createDeps(config: Config, log: Log): Deps {
   });
   onClose("gateway", 1000, () => gateway.close());
   const workspaces = createWorkspaces(config.OPENCLAW_GATEWAY_DIR, log);
+  const mailer = createMailer(config, log);
+  onClose("mailer", 1000, () => mailer?.close());
   const loopDelay = createLoopDelay();
   onClose("loop delay", 100, () => loopDelay.close());
 
@@ -91,6 +96,7 @@ export function createDeps(config: Config, log: Log): Deps {
     workspaces,
     identityProviders: createIdentityProviders(config, log),
     appleTokens: createAppleTokens(config),
+    mailer,
     passwords: createPasswords(),
     localCounts: createLocalCounts(),
     metrics: createMetrics(),

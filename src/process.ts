@@ -10,6 +10,7 @@ import { sleep, withDeadline } from "./lib/retry.ts";
 import { createChatSockets } from "./routes/chat.ts";
 import { createServer } from "./server.ts";
 import { createChatHub } from "./services/chatHub.ts";
+import { startMailSender } from "./services/mailSender.ts";
 import { startMonitor } from "./services/monitor.ts";
 import { startDatabaseWatch } from "./services/databaseWatch.ts";
 import { startReconciler } from "./services/reconciler.ts";
@@ -40,6 +41,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
   const engine = startTurnEngine(deps, hub);
   const reconciler = startReconciler(deps);
   const monitor = startMonitor(deps);
+  const mails = startMailSender(deps);
 
   const resync = startLoop({
     name: "chat resync",
@@ -56,6 +58,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
     if (notice.kind === "turn") engine.wake();
     else if (notice.kind === "stop") engine.wakeStops();
     else if (notice.kind === "session") hub.sessionRevoked(notice.id);
+    else if (notice.kind === "mail") mails.wake();
     else if (notice.kind === "beat") watch?.heard(notice.id);
     else if (notice.kind === "message") {
       const [assistantId = "", seq = "0"] = notice.id.split(":");
@@ -80,6 +83,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
     engine.wakeStops();
     reconciler.wake();
     resync.wake();
+    mails.wake();
   };
   const unlisten = await listen(deps.sql, hear, catchUp);
   watch = startDatabaseWatch(deps);
@@ -119,6 +123,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
         reconciler.stop(),
         resync.stop(),
         monitor.stop(),
+        mails.stop(),
         watch?.stop(),
       ]);
       await withDeadline(loops, LOOPS_STOP_MS, "the loops").catch((err: unknown) =>

@@ -8,6 +8,7 @@ import { requireOperator } from "./http/operator.ts";
 import { renderNoRoute, renderProblem } from "./http/problem.ts";
 import { assistantRoutes } from "./routes/assistants.ts";
 import { authRoutes } from "./routes/auth.ts";
+import { authMailRoutes } from "./routes/authMail.ts";
 import { chatRoute } from "./routes/chat.ts";
 import { docsRoutes } from "./routes/docs.ts";
 import { metricsRoutes } from "./routes/metrics.ts";
@@ -36,6 +37,7 @@ export function createServer(deps: Deps, hub: ChatHub, isDraining: () => boolean
   systemRoutes(router, deps, isDraining);
   authRoutes(router, deps);
   socialAuthRoutes(router, deps);
+  authMailRoutes(router, deps);
   docsRoutes(app, specs);
   chatRoute(app);
 

@@ -1,8 +1,11 @@
 import { insertAudit } from "../db/audit.ts";
+import { holdCredentials } from "../db/credentials.ts";
 import { createUser, findUserWithPassword, isTimezone, type User } from "../db/users.ts";
 import type { Deps } from "../deps.ts";
 import { AppError } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
+import { sendVerification, tellOwnerOfAttempt } from "./emailVerification.ts";
+import { requireGoodPassword } from "./passwordRules.ts";
 import { openSession, type Origin, type Tokens } from "./sessions.ts";
 import { countAttempt, forgetFailures, takeBackAttempt } from "./throttle.ts";
 
@@ -18,7 +21,7 @@ export async function signUp(
   origin: Origin,
   input: { email: string; password: string; name: string | null; timezone: string; deviceName: string | null },
 ): Promise<SignedIn | null> {
-  if (input.password.toLowerCase() === input.email.toLowerCase()) throw new AppError("weak_password");
+  requireGoodPassword(input.password, input.email);
   if (!(await isTimezone(deps.sql, input.timezone))) {
     throw new AppError("validation_failed", { details: [{ path: "timezone", message: "not an IANA time zone" }] });
   }
@@ -32,14 +35,17 @@ export async function signUp(
       timezone: input.timezone,
     });
     if (!user) return null;
+    await sendVerification(deps, sql, user.id);
     await insertAudit(sql, { actor: `user:${user.id}`, action: "account.signup", subjectUserId: user.id, ...origin });
     return {
       user,
       ...(await openSession(deps, sql, { userId: user.id, deviceName: input.deviceName, ip: origin.ip })),
     };
   });
-  if (!signedIn && deps.config.REVEAL_EMAIL_TAKEN) throw new AppError("email_taken");
-  return signedIn;
+  if (signedIn) return signedIn;
+  if (deps.config.REVEAL_EMAIL_TAKEN) throw new AppError("email_taken");
+  await tellOwnerOfAttempt(deps, origin, input.email);
+  return null;
 }
 
 /** Signs a device in. Throws `invalid_credentials` (known or unknown account alike), `too_many_attempts`, `account_suspended`. */
@@ -64,9 +70,10 @@ export async function logIn(
     throw new AppError("invalid_credentials");
   }
   await forgetFailures(deps, who);
-  const { passwordHash: _, ...user } = found;
+  const { passwordHash, ...user } = found;
   if (user.status !== "active") throw new AppError("account_suspended");
   return deps.sql.begin(async (sql) => {
+    if (!(await holdCredentials(sql, { userId: user.id, passwordHash }))) throw new AppError("invalid_credentials");
     await insertAudit(sql, { actor: `user:${user.id}`, action: "session.login", subjectUserId: user.id, ...origin });
     return {
       user,

@@ -1,4 +1,5 @@
 import { readGatewayLoad } from "../db/load.ts";
+import { countMails } from "../db/outbox.ts";
 import type { Deps } from "../deps.ts";
 import { withDeadline } from "../lib/retry.ts";
 import type { ChatHub } from "./chatHub.ts";
@@ -40,18 +41,23 @@ function lookAtProcess({ metrics, gateway, loopDelay }: MetricsDeps, hub: Pick<C
 
 async function lookAtDatabase({ metrics, sql, config, processId }: MetricsDeps): Promise<void> {
   const { look } = metrics;
-  const read = readGatewayLoad(sql, { gatewayId: config.GATEWAY_ID, owner: processId });
-  const load = await withDeadline(read, DATABASE_MS, "reading the load").catch(() => null);
+  const read = async () => {
+    const load = await readGatewayLoad(sql, { gatewayId: config.GATEWAY_ID, owner: processId });
+    return load && { ...load, mails: await countMails(sql) };
+  };
+  const load = await withDeadline(read(), DATABASE_MS, "reading the load").catch(() => null);
   look.databaseUp.set(Number(load !== null));
   if (!load) {
     // Old numbers would be a lie, and so would zeros.
     look.turns.reset();
     look.assistants.reset();
+    look.mails.reset();
     for (const gauge of [look.queueOldest, look.running, look.workingSet]) gauge.remove();
     return;
   }
   for (const status of UNFINISHED) look.turns.set({ status }, load.turns[status] ?? 0);
   for (const state of CONFIGURED) look.assistants.set({ state }, load.assistants[state] ?? 0);
+  for (const state of ["waiting", "dead"] as const) look.mails.set({ state }, load.mails[state]);
   look.queueOldest.set(load.oldestSeconds);
   look.running.set(load.runningHere);
   look.workingSet.set(load.workingSet);

@@ -14,6 +14,7 @@ import type { Deps } from "../deps.ts";
 import { AppError } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import { ACCESS_TOKEN_SECONDS, signAccessToken, type Identity } from "./accessTokens.ts";
+import { announceNewDevice } from "./knownDevices.ts";
 
 /** Where a request comes from: what an audit row needs. */
 export interface Origin {
@@ -37,12 +38,13 @@ const REFRESH_TOKEN_SECONDS = 30 * 24 * 3600;
  *   any older presented → two parties hold the session: it ends for both, and the audit says so
  */
 
-/** Opens a session for a user, in the caller's transaction. */
+/** Opens a session for a user, in the caller's transaction; a device that is not known is announced by mail. */
 export async function openSession(
   deps: Pick<Deps, "config">,
   sql: Queryable,
   input: { userId: string; deviceName: string | null; ip: string | null },
 ): Promise<Tokens> {
+  await announceNewDevice(sql, input);
   const sessionId = newId();
   const token = deriveRefreshToken(deps.config.JWT_SECRET, sessionId, 0);
   await createSession(sql, {

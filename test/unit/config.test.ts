@@ -82,3 +82,17 @@ test("Apple's key: all of it or nothing, an EC key on P-256, line ends written o
     "APPLE_PRIVATE_KEY",
   ]);
 });
+
+test("the sender of mails is an address, with or without a name, and never two lines", () => {
+  const faults = (MAIL_FROM: string) => {
+    try {
+      loadConfig({ MAIL_FROM });
+      return [];
+    } catch (error) {
+      return (error as ConfigError).faults.filter((fault) => fault.startsWith("MAIL_FROM"));
+    }
+  };
+  for (const good of ["a@b.example", "Reef <a@b.example>", "<a@b.example>"]) expect(faults(good)).toEqual([]);
+  for (const bad of ["Reef", "Reef <a>", "a@b.example\r\nBcc: c@d.example", "A <a@b.example>, B <c@d.example>"])
+    expect(faults(bad)).toEqual(["MAIL_FROM must be an address or Name <address>"]);
+});

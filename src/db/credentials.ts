@@ -1,0 +1,47 @@
+import type { Queryable } from "./connect.ts";
+
+/** The active account of an address; null when there is none that may be written to. */
+export async function findActiveAccount(sql: Queryable, email: string): Promise<string | null> {
+  const [row] = await sql<{ id: string }[]>`select id from users where email = ${email} and status = 'active'`;
+  return row?.id ?? null;
+}
+
+/** Sets the password of somebody who has read a mail to the account's address, which is thereby verified. */
+export async function resetUserPassword(
+  sql: Queryable,
+  input: { userId: string; passwordHash: string },
+): Promise<boolean> {
+  const result = await sql`
+    update users set password_hash = ${input.passwordHash}, email_verified = true, updated_at = now()
+    where id = ${input.userId} and status = 'active'`;
+  return result.count === 1;
+}
+
+export async function verifyUserEmail(sql: Queryable, input: { userId: string }): Promise<void> {
+  await sql`
+    update users set email_verified = true, updated_at = now() where id = ${input.userId} and not email_verified`;
+}
+
+/** The devices that a user has signed in with, newest first, ended ones included; the newest thousand are enough. */
+export async function listKnownDevices(
+  sql: Queryable,
+  userId: string,
+): Promise<{ deviceName: string | null; ip: string | null }[]> {
+  return sql`
+    select distinct device_name, ip from (
+      select device_name, ip from refresh_tokens where user_id = ${userId} order by created_at desc limit 1000) recent`;
+}
+
+/**
+ * Whether the password that was just checked is still the account's, and the account active; keeps both so until the
+ * transaction ends. A session that is opened in it is seen by whoever changes the password and revokes sessions next.
+ */
+export async function holdCredentials(
+  sql: Queryable,
+  input: { userId: string; passwordHash: string | null },
+): Promise<boolean> {
+  const [row] = await sql`
+    select 1 from users where id = ${input.userId} and status = 'active'
+      and password_hash is not distinct from ${input.passwordHash} for share`;
+  return row !== undefined;
+}

@@ -1,0 +1,25 @@
+import type { Queryable } from "../db/connect.ts";
+import { listKnownDevices } from "../db/credentials.ts";
+import { coarseNetworkOf, networkOf } from "../lib/network.ts";
+import { sendMail } from "./mail.ts";
+
+/**
+ * Mails a user about a sign-in from a device that we don't know, in the caller's transaction and before the session is
+ * stored. Known is a device with the name or from the network of any session of the user, ended ones included; the
+ * first session of all is nobody's news.
+ */
+export async function announceNewDevice(
+  sql: Queryable,
+  { userId, deviceName, ip }: { userId: string; deviceName: string | null; ip: string | null },
+): Promise<void> {
+  const devices = await listKnownDevices(sql, userId);
+  const network = networkOf(ip);
+  const known = devices.some(
+    (device) =>
+      (deviceName !== null && device.deviceName === deviceName) ||
+      (network !== null && networkOf(device.ip) === network),
+  );
+  if (known || devices.length === 0) return;
+  const params = { device_name: deviceName, network: coarseNetworkOf(ip), at: new Date().toISOString() };
+  await sendMail(sql, userId, { template: "new-device", params });
+}

@@ -1,0 +1,79 @@
+import { readMailTemplate } from "../clients/mailTemplates.ts";
+import { findMailReader, type MailReader, type OutboxMail } from "../db/outbox.ts";
+import type { Deps } from "../deps.ts";
+import { renderMailTemplate, showable, type MailContent } from "../lib/mailTemplate.ts";
+import type { LastMail, Mail } from "./mail.ts";
+import { findLivingToken } from "./oneTimeTokens.ts";
+
+type ContentDeps = Pick<Deps, "config" | "sql">;
+/** `link` is where the mail's button leads. */
+export type RenderedMail = MailContent & { link: string };
+
+/** A mail as it is sent now; null when nobody needs it any more (its link is used, expired or superseded). */
+export async function renderMail(deps: ContentDeps, row: OutboxMail): Promise<RenderedMail | null> {
+  const reader = row.userId === null ? null : await findMailReader(deps.sql, row.userId);
+  if (row.userId !== null && !reader) return null;
+  const mail = row as unknown as Mail | LastMail;
+  const link = await linkOf(deps, mail);
+  if (link === null) return null;
+  const values = { ...commonValues(reader), ...ownValues(mail, reader?.timezone ?? "UTC"), link };
+  return { ...renderMailTemplate(await readMailTemplate(row.template), values), link };
+}
+
+async function linkOf(deps: ContentDeps, mail: Mail | LastMail): Promise<string | null> {
+  const app = (path: string) => appLink(deps.config.APP_URL, path);
+  if (mail.template === "verify-email" || mail.template === "reset-password") {
+    const kind = mail.template === "verify-email" ? "verify_email" : "reset_password";
+    const token = await findLivingToken(deps, { id: mail.params.token_id, kind });
+    return token === null ? null : app(`${mail.template}?token=${token}`);
+  }
+  if (mail.template === "new-device" || mail.template === "password-changed") return app("security");
+  return app("");
+}
+
+/** An address in the app; `reef://` and `https://example.com/app/` work alike. */
+export function appLink(appUrl: string, path: string): string {
+  return appUrl.endsWith("://") ? appUrl + path : `${appUrl.replace(/\/+$/, "")}/${path}`;
+}
+
+// Until an address is verified the name next to it may be a stranger's, and is not repeated to its owner.
+function commonValues(reader: MailReader | null): Record<string, string> {
+  const name = reader?.emailVerified ? showable(reader.name ?? "") : "";
+  return { greeting: name === "" ? "Hello," : `Hello ${name},` };
+}
+
+function ownValues(mail: Mail | LastMail, timezone: string): Record<string, string> {
+  switch (mail.template) {
+    case "verify-email":
+    case "reset-password":
+    case "signup-attempt":
+      return {};
+    case "new-device":
+      return {
+        device: showable(mail.params.device_name ?? "") || "a device without a name",
+        network: mail.params.network ?? "unknown",
+        time: renderTime(mail.params.at, timezone),
+      };
+    case "plan-changed":
+      return {
+        from_plan: showable(mail.params.from_plan),
+        to_plan: showable(mail.params.to_plan),
+        time: renderTime(mail.params.at, timezone),
+      };
+    case "password-changed":
+    case "deletion-requested":
+    case "deletion-finished":
+      return { time: renderTime(mail.params.at, timezone) };
+  }
+}
+
+/** A moment in a person's own zone, which is named; in UTC where only Postgres knows the zone. */
+export function renderTime(at: string, timezone: string): string {
+  const format = (timeZone: string) =>
+    new Intl.DateTimeFormat("en-GB", { dateStyle: "long", timeStyle: "short", timeZone }).format(new Date(at));
+  try {
+    return `${format(timezone)} (${timezone})`;
+  } catch {
+    return `${format("UTC")} (UTC)`;
+  }
+}
