@@ -6,14 +6,22 @@ export async function findActiveAccount(sql: Queryable, email: string): Promise<
   return row?.id ?? null;
 }
 
-/** Sets the password of somebody who has read a mail to the account's address, which is thereby verified. */
+/**
+ * Sets the password of somebody who has read a mail to the account's address, which is thereby verified. Where it was not,
+ * nobody knows whose Apple or Google account opens this one, so none does any more.
+ */
 export async function resetUserPassword(
   sql: Queryable,
   input: { userId: string; passwordHash: string },
 ): Promise<boolean> {
   const result = await sql`
-    update users set password_hash = ${input.passwordHash}, email_verified = true, updated_at = now()
-    where id = ${input.userId} and status = 'active'`;
+    with account as (
+      select id, email_verified from users where id = ${input.userId} and status = 'active' for update
+    ), unlinked as (
+      delete from identities i using account a where i.user_id = a.id and not a.email_verified
+    )
+    update users u set password_hash = ${input.passwordHash}, email_verified = true, updated_at = now()
+    from account a where u.id = a.id`;
   return result.count === 1;
 }
 

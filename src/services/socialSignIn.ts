@@ -8,6 +8,7 @@ import { AppError } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import type { SignedIn } from "./accounts.ts";
 import { keepAppleToken } from "./appleTokens.ts";
+import { sendVerification } from "./emailVerification.ts";
 import { openSession, type Origin } from "./sessions.ts";
 import { countAttempt, forgetFailures, takeBackAttempt } from "./throttle.ts";
 
@@ -119,7 +120,7 @@ async function admit(
   for (let tries = 0; tries < TRIES; tries++) {
     try {
       return await deps.sql.begin(async (sql) => {
-        const { user, actions } = await findOrCreate(sql, identity, input);
+        const { user, actions } = await findOrCreate(deps, sql, identity, input);
         const audit = { actor: `user:${user.id}`, subjectUserId: user.id, ...origin };
         const details = { provider: identity.provider };
         for (const action of actions) await insertAudit(sql, { ...audit, action, details });
@@ -139,6 +140,7 @@ async function admit(
 class Overtaken extends Error {}
 
 async function findOrCreate(
+  deps: SocialDeps,
   sql: Queryable,
   identity: ProvenIdentity,
   input: SocialSignIn,
@@ -165,6 +167,7 @@ async function findOrCreate(
   if (!user) throw new Overtaken();
   const owner = { userId: user.id, email, requireVerified: false };
   if (!(await insertIdentity(sql, { provider, subject, ...owner }))) throw new Overtaken();
+  await sendVerification(deps, sql, user.id);
   return { user, actions: ["account.signup"] };
 }
 

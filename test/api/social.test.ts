@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, beforeEach, expect, test } from "bun:test";
 import { createHash } from "node:crypto";
+import { createOneTimeToken, deriveOneTimeToken } from "../../src/services/oneTimeTokens.ts";
 import { verifyFreshIdentity } from "../../src/services/socialSignIn.ts";
 import { startFakeIdentityProvider, type FakeIdentityProvider } from "../fakes/identityProvider.ts";
 import { call, makeUser, type Answer } from "../factories.ts";
@@ -166,6 +167,21 @@ test("an address that Google does not host opens no account that has it, and pro
   expect((await withGoogle({ sub, email })).body.user.id).toBe(made.body.user.id);
   // Whoever has the address now is not let into the account of whoever had it.
   expect(outcome(await withApple({ sub: unique(), email }))).toEqual([409, "email_unverified"]);
+});
+
+test("a reset of an account that never proved its address ends the Apple or Google sign-in that opened it", async () => {
+  const [email, sub] = [`${unique()}@example.org`, unique()];
+  const id: string = (await withGoogle({ sub, email })).body.user.id;
+  const waiting = await reef.sql`select template from outbox where user_id = ${id}`;
+  expect(waiting.map((row) => row["template"])).toEqual(["verify-email"]);
+  const reset = { userId: id, kind: "reset_password" } as const;
+  const tokenId = (await createOneTimeToken(reef.deps, reef.sql, reset))!;
+  const token = deriveOneTimeToken(reef.deps, { id: tokenId, kind: reset.kind });
+  const body = { token, new_password: "of the mailbox's owner" };
+  expect((await call(reef.url, "POST", "/api/auth/reset-password", body)).status).toBe(204);
+  expect(outcome(await withGoogle({ sub, email }))).toEqual([409, "email_unverified"]);
+  const apple = await withApple({ sub: unique(), email });
+  expect([apple.status, apple.body.user.id, apple.body.user.email_verified]).toEqual([200, id, true]);
 });
 
 test("an address that the provider gave to somebody else does not open the first one's account", async () => {
