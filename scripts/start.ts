@@ -1,6 +1,7 @@
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { keepApplication } from "./services/application.ts";
+import { announceMails } from "./services/mailFolder.ts";
 import { openDataFolder } from "./services/dataFolder.ts";
 import { keepGateway } from "./services/gatewayKeeper.ts";
 import { startPostgres } from "./services/postgres.ts";
@@ -128,7 +129,8 @@ function chooseMailFolder(run: Run, app: Record<string, string | undefined>, fol
   const given = env("MAIL_DIR");
   if (env("SMTP_URL") || (!given && app["NODE_ENV"] !== "development")) return {};
   const dir = resolve(given ?? folder);
-  run.say(`no SMTP_URL: mails are files in ${dir}, and their links are in the application's log`);
+  run.say(`no SMTP_URL: mails are files in ${dir}`);
+  announceMails(dir, run.say);
   return { MAIL_DIR: dir };
 }
 

@@ -9,7 +9,6 @@ export interface OutgoingMail extends MailContent {
   id: string;
   template: string;
   recipient: string;
-  link: string;
   createdAt: Date;
 }
 
@@ -48,16 +47,13 @@ export function createMailer(config: Config, log: Log): Mailer | null {
         ? "MAILS ARE NOT SENT but written to MAIL_DIR: set SMTP_URL"
         : "MAILS ARE NOT SENT, they wait: set SMTP_URL",
     );
-  if (!MAIL_DIR && NODE_ENV !== "development") return null;
-  const folder = MAIL_DIR ? createMailFolder(MAIL_DIR) : null;
+  if (!MAIL_DIR) return null;
+  const folder = createMailFolder(MAIL_DIR);
   return {
-    async send(mail) {
-      await folder?.write(mail, config.MAIL_FROM).catch((error: unknown) => {
+    send: (mail) =>
+      folder.write(mail, config.MAIL_FROM).catch((error: unknown) => {
         throw new MailError(codeOf(error, "code"), false);
-      });
-      // Only where the person at the terminal is the one the mail is for.
-      if (NODE_ENV === "development") log.info({ mail: mail.template, link: mail.link }, "mail: open its link");
-    },
+      }),
     close: () => undefined,
   };
 }

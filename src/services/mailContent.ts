@@ -6,18 +6,15 @@ import type { LastMail, Mail } from "./mail.ts";
 import { findLivingToken } from "./oneTimeTokens.ts";
 
 type ContentDeps = Pick<Deps, "config" | "sql">;
-/** `link` is where the mail's button leads. */
-export type RenderedMail = MailContent & { link: string };
-
 /** A mail as it is sent now; null when nobody needs it any more (its link is used, expired or superseded). */
-export async function renderMail(deps: ContentDeps, row: OutboxMail): Promise<RenderedMail | null> {
+export async function renderMail(deps: ContentDeps, row: OutboxMail): Promise<MailContent | null> {
   const reader = row.userId === null ? null : await findMailReader(deps.sql, row.userId);
   if (row.userId !== null && !reader) return null;
   const mail = row as unknown as Mail | LastMail;
   const link = await linkOf(deps, mail);
   if (link === null) return null;
   const values = { ...commonValues(reader), ...ownValues(mail, reader?.timezone ?? "UTC"), link };
-  return { ...renderMailTemplate(await readMailTemplate(row.template), values), link };
+  return renderMailTemplate(await readMailTemplate(row.template), values);
 }
 
 async function linkOf(deps: ContentDeps, mail: Mail | LastMail): Promise<string | null> {
