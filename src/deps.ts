@@ -2,6 +2,7 @@ import type { Redis } from "ioredis";
 import type { Socket } from "node:net";
 import type { Config } from "./config.ts";
 import { connectDatabase, type Sql } from "./db/connect.ts";
+import { createCommonPasswords } from "./clients/commonPasswords.ts";
 import { createGatewayClient, type GatewayClient } from "./clients/gateway.ts";
 import { connectRedis } from "./clients/redis.ts";
 import { createWorkspaces, type Workspaces } from "./clients/workspaces.ts";
@@ -84,7 +85,7 @@ export function createDeps(config: Config, log: Log): Deps {
     subscriber,
     gateway,
     workspaces,
-    passwords: createPasswords(),
+    passwords: createPasswords(createCommonPasswords()),
     localCounts: createLocalCounts(),
     metrics: createMetrics(),
     loopDelay,
