@@ -23,12 +23,13 @@ const list = (description: string) =>
     .describe(description);
 
 /** Exactly as a browser sends it: a path, a slash at the end or a star would match nothing, or everything. */
+const isOrigin = (text: string) =>
+  /^[a-z][a-z0-9+.-]*:\/\/[a-z0-9.-]+(:\d+)?$/.test(text) &&
+  // URL knows no origin of an app's own scheme (capacitor://localhost), but leaves out what browsers leave out elsewhere.
+  (!text.startsWith("http") || URL.parse(text)?.origin === text);
 const origins = (description: string) =>
   list(description)
-    .refine(
-      (items) => items.every((item) => URL.parse(item)?.origin === item),
-      "must be origins like https://app.example.com, without a path",
-    )
+    .refine((items) => items.every(isOrigin), "must be origins like https://app.example.com, without a path")
     .describe(description);
 
 // The clients decode user name and password, and would throw a sentence that names no variable.

@@ -67,3 +67,21 @@ test("a broken configuration ends the process with 78 and a sentence, without a 
   expect(said).toContain("JWT_SECRET is missing");
   expect(said).not.toContain("    at ");
 });
+
+test("pages are named exactly as browsers send them: no star, no path, no slash", () => {
+  for (const CORS_ORIGINS of [
+    "*",
+    "https://app.example.com/",
+    "https://*.example.com",
+    "app.example.com",
+    "null",
+    "https://a.example:443",
+  ])
+    expect(faultsOf({ ...GOOD, CORS_ORIGINS })).toEqual([
+      "CORS_ORIGINS must be origins like https://app.example.com, without a path",
+    ]);
+  expect(
+    loadConfig({ ...GOOD, CORS_ORIGINS: "https://a.example, http://localhost:5173,capacitor://localhost" }).CORS_ORIGINS
+      .length,
+  ).toBe(3);
+});
