@@ -13,7 +13,7 @@ import { createRandom, type Random } from "../simulation/random.ts";
  * a request that still wanders about is over before the next refresh ends. A thief keeps no rule at all.
  */
 
-const RUNS = 2_500;
+const RUNS = 1_500;
 const SEED = 20_261_124;
 
 let reef: TestReef;
