@@ -7,8 +7,8 @@ type CheckDeps = Pick<Deps, "sql" | "redis" | "passwords" | "localCounts">;
 
 /**
  * Whether a password is the account's, under the throttle of failures. An account that does not exist (`id` null) or has
- * no password takes the same time. An attempt is counted when its turn has come, so of one process at most two are under
- * way and uncounted: any number of right passwords at once get through, and of wrong ones ten are looked at.
+ * no password takes the same time. An attempt is counted when its turn has come, so of one process at most two are
+ * counted and not yet judged: any number of right passwords at once get through, and of wrong ones ten are looked at.
  * Throws `too_many_attempts`, `service_unavailable`.
  */
 export async function checkPassword(

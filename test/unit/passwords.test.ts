@@ -60,7 +60,7 @@ test("hashes of ASCII passwords made before that rule still fit", async () => {
 });
 
 test("two at a time, 250 wait, one more is sent away; all who waited get their turn in order", async () => {
-  const passwords = createPasswords(async () => false);
+  const passwords = createPasswords(async () => false, 2);
   const gate = Promise.withResolvers<void>();
   let now = 0;
   let most = 0;
@@ -81,7 +81,7 @@ test("two at a time, 250 wait, one more is sent away; all who waited get their t
 });
 
 test("work that fails gives its place to the next", async () => {
-  const passwords = createPasswords(async () => false);
+  const passwords = createPasswords(async () => false, 2);
   const failing = Array.from({ length: 20 }, () => passwords.inTurn(() => Promise.reject(new Error("no"))));
   expect((await Promise.allSettled(failing)).every(({ status }) => status === "rejected")).toBe(true);
   expect(await passwords.inTurn(async () => "works")).toBe("works");
