@@ -5,6 +5,8 @@ import type { Person } from "./people.ts";
 /** A turn as a client saw it; times in milliseconds. */
 export interface TurnSeen {
   sentAt: number;
+  /** 0 where the other side acknowledges nothing. */
+  ackAt: number;
   firstTextAt: number;
   endAt: number;
   chunks: number;
@@ -24,7 +26,7 @@ const TURN_MS = 60_000;
 /** What a client keeps while it waits for an answer: the same for every way of getting it. */
 export class Waiting {
   readonly promise: Promise<TurnSeen>;
-  private readonly seen: TurnSeen = { sentAt: now(), firstTextAt: 0, endAt: 0, chunks: 0, delays: [] };
+  private readonly seen: TurnSeen = { sentAt: now(), ackAt: 0, firstTextAt: 0, endAt: 0, chunks: 0, delays: [] };
   private readonly settle: (seen: TurnSeen) => void;
   private readonly fail: (error: Error) => void;
   private readonly timer = setTimeout(() => this.fail(new Error("a turn had no end within a minute")), TURN_MS);
@@ -34,6 +36,10 @@ export class Waiting {
     this.promise = promise;
     this.settle = resolve;
     this.fail = reject;
+  }
+
+  acknowledged(): void {
+    this.seen.ackAt = now();
   }
 
   /** Text that came in one piece; it may be several chunks when the reader was slow. */
@@ -81,7 +87,8 @@ export function openChatClient(url: string, person: Person): Promise<ChatClient>
   };
   socket.onmessage = (event) => {
     const frame = JSON.parse(String(event.data)) as Frame;
-    if (frame.type === "chunk") waiting?.text(frame.content ?? "");
+    if (frame.type === "ack") waiting?.acknowledged();
+    else if (frame.type === "chunk") waiting?.text(frame.content ?? "");
     else if (frame.type === "message" && frame.role === "assistant") waiting?.end();
     else if (frame.type === "connected") resolve(client);
     else if (frame.type === "error") waiting?.broken(`error frame ${frame.code}`);

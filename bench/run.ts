@@ -8,10 +8,11 @@ import type { Bench, Services } from "./bench.ts";
 import { history } from "./history.ts";
 import { http } from "./http.ts";
 import { idle } from "./idle.ts";
+import { logins } from "./logins.ts";
 import { overhead } from "./overhead.ts";
 import { relay } from "./relay.ts";
 
-const benches: Record<string, Bench> = { relay, idle, overhead, http, history };
+const benches: Record<string, Bench> = { relay, idle, overhead, http, history, logins };
 
 process.chdir(resolve(import.meta.dir, ".."));
 const [name = "--help", ...rest] = process.argv.slice(2);

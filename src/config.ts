@@ -23,6 +23,16 @@ const list = (description: string) =>
     )
     .describe(description);
 
+/** Exactly as a browser sends it: a path, a slash at the end or a star would match nothing, or everything. */
+const isOrigin = (text: string) =>
+  /^[a-z][a-z0-9+.-]*:\/\/[a-z0-9.-]+(:\d+)?$/.test(text) &&
+  // URL knows no origin of an app's own scheme (capacitor://localhost), but leaves out what browsers leave out elsewhere.
+  (!text.startsWith("http") || URL.parse(text)?.origin === text);
+const origins = (description: string) =>
+  list(description)
+    .refine((items) => items.every(isOrigin), "must be origins like https://app.example.com, without a path")
+    .describe(description);
+
 // The clients decode user name and password, and would throw a sentence that names no variable.
 function isDecodable(value: string): boolean {
   try {
@@ -79,7 +89,10 @@ export const environmentSchema = z.object({
     .default("Reef <no-reply@localhost>"),
   MAIL_DIR: text("Folder that mails are written to where there is no SMTP_URL").optional(),
   TRUSTED_PROXIES: integer("Proxies of ours in front, each adding to X-Forwarded-For", 0, 10).default(0),
-  CORS_ORIGINS: list("Web pages that may call the API, e.g. https://app.example.com,https://example.com").default([]),
+  CORS_ORIGINS: origins("Web pages that may call the API, e.g. https://app.example.com,https://example.com").default(
+    [],
+  ),
+  SIGNUPS_PER_HOUR: integer("Sign-ups an hour from one address (IPv6: from one /64)", 1, 1_000_000).default(20),
   APPLE_CLIENT_IDS: list("Bundle ids of the apps that sign in with Apple").default([]),
   APPLE_TEAM_ID: text("Apple developer team; needed to revoke an account's token on deletion").optional(),
   APPLE_KEY_ID: text("Id of the key in APPLE_PRIVATE_KEY").optional(),

@@ -2,6 +2,7 @@ import type { Redis } from "ioredis";
 import type { Socket } from "node:net";
 import type { Config } from "./config.ts";
 import { connectDatabase, type Sql } from "./db/connect.ts";
+import { createCommonPasswords } from "./clients/commonPasswords.ts";
 import { createGatewayClient, type GatewayClient } from "./clients/gateway.ts";
 import { createAppleTokens, type AppleTokens } from "./clients/appleTokens.ts";
 import { createIdentityProviders, type IdentityProviders } from "./clients/identityProviders.ts";
@@ -97,7 +98,7 @@ export function createDeps(config: Config, log: Log): Deps {
     identityProviders: createIdentityProviders(config, log),
     appleTokens: createAppleTokens(config),
     mailer,
-    passwords: createPasswords(),
+    passwords: createPasswords(createCommonPasswords()),
     localCounts: createLocalCounts(),
     metrics: createMetrics(),
     loopDelay,

@@ -2,8 +2,9 @@ import type { Hono } from "hono";
 import type { Deps } from "./deps.ts";
 import { requireUser } from "./http/auth.ts";
 import { createRouter, type Env, type RouteSpec } from "./http/env.ts";
+import { allowOrigins, securityHeaders } from "./http/headers.ts";
 import { idempotency } from "./http/idempotency.ts";
-import { limitBody, measure, requestLog, securityHeaders } from "./http/middleware.ts";
+import { limitBody, measure, requestLog } from "./http/middleware.ts";
 import { requireOperator } from "./http/operator.ts";
 import { renderNoRoute, renderProblem } from "./http/problem.ts";
 import { assistantRoutes } from "./routes/assistants.ts";
@@ -13,6 +14,7 @@ import { chatRoute } from "./routes/chat.ts";
 import { docsRoutes } from "./routes/docs.ts";
 import { metricsRoutes } from "./routes/metrics.ts";
 import { socialAuthRoutes } from "./routes/socialAuth.ts";
+import { sessionRoutes } from "./routes/sessions.ts";
 import { systemRoutes } from "./routes/system.ts";
 import type { ChatHub } from "./services/chatHub.ts";
 
@@ -29,7 +31,9 @@ export function createServer(deps: Deps, hub: ChatHub, isDraining: () => boolean
     operator: [requireOperator],
   });
   const { app, specs } = router;
-  app.use(requestLog(deps.log), measure(deps.metrics), securityHeaders(), limitBody());
+  app.use(requestLog(deps.log, deps.config.TRUSTED_PROXIES), measure(deps.metrics), securityHeaders(deps.config));
+  app.use("/api/*", allowOrigins(deps.config));
+  app.use(limitBody());
   app.onError(renderProblem);
   app.notFound((c) => renderNoRoute(c, methodsOf(app, c.req.path)));
 
@@ -42,6 +46,7 @@ export function createServer(deps: Deps, hub: ChatHub, isDraining: () => boolean
   chatRoute(app);
 
   // Signed-in users
+  sessionRoutes(router, deps);
   assistantRoutes(router, deps, hub);
 
   // Operators

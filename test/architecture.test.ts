@@ -19,10 +19,11 @@ const LEVELS = [
 ];
 const MAY_READ_ENVIRONMENT = ["main.ts", "jobs/parkAgents.ts", "jobs/verify.ts"];
 const MAY_TOUCH_FILES = [
+  "clients/commonPasswords.ts",
+  "clients/mailFolder.ts",
+  "clients/mailTemplates.ts",
   "clients/workspaces.ts",
   "clients/workspaceSize.ts",
-  "clients/mailTemplates.ts",
-  "clients/mailFolder.ts",
   "db/migrate.ts",
 ];
 const MAY_USE_BUN = ["lib/passwords.ts", "process.ts", "routes/chat.ts", "routes/docs.ts"];

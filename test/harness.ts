@@ -75,6 +75,7 @@ export async function startTestReef(overrides: Record<string, string> = {}): Pro
     REDIS_PREFIX: `${newId()}:`,
     JWT_SECRET: "a-test-secret-of-enough-characters",
     REVEAL_EMAIL_TAKEN: "true",
+    SIGNUPS_PER_HOUR: "1000000",
     OPENCLAW_GATEWAY_URL: gateway.url,
     OPENCLAW_GATEWAY_TOKEN: TOKEN,
     OPENCLAW_GATEWAY_DIR: dir,

@@ -39,17 +39,3 @@ export async function listKnownDevices(
     select distinct device_name, ip from (
       select device_name, ip from refresh_tokens where user_id = ${userId} order by created_at desc limit 1000) recent`;
 }
-
-/**
- * Whether the password that was just checked is still the account's, and the account active; keeps both so until the
- * transaction ends. A session that is opened in it is seen by whoever changes the password and revokes sessions next.
- */
-export async function holdCredentials(
-  sql: Queryable,
-  input: { userId: string; passwordHash: string | null },
-): Promise<boolean> {
-  const [row] = await sql`
-    select 1 from users where id = ${input.userId} and status = 'active'
-      and password_hash is not distinct from ${input.passwordHash} for share`;
-  return row !== undefined;
-}

@@ -46,6 +46,20 @@ export async function findUserWithPassword(
   return row ?? null;
 }
 
+/**
+ * Whether an account still has this password and may sign in; until the transaction ends neither changes. A reset that
+ * comes later waits, and then ends what the transaction has made.
+ */
+export async function lockPassword(
+  sql: Queryable,
+  input: { userId: string; passwordHash: string | null },
+): Promise<boolean> {
+  const [row] = await sql`
+    select 1 from users
+    where id = ${input.userId} and password_hash = ${input.passwordHash} and status = 'active' for share`;
+  return row !== undefined;
+}
+
 /** Whether Postgres knows this IANA time zone. */
 export async function isTimezone(sql: Queryable, name: string): Promise<boolean> {
   const [row] = await sql`select 1 from pg_timezone_names where name = ${name}`;

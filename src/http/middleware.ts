@@ -1,6 +1,7 @@
 import { bodyLimit } from "hono/body-limit";
 import type { MiddlewareHandler } from "hono";
 import { routePath } from "hono/route";
+import { clientAddress } from "../lib/clientAddress.ts";
 import { AppError } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import type { Log } from "../lib/log.ts";
@@ -15,13 +16,14 @@ export interface ConnectionInfo {
 }
 
 /** Gives each request an id and a logger, and writes one wide line at its end: no query, no body, no token. */
-export function requestLog(log: Log): MiddlewareHandler<Env> {
+export function requestLog(log: Log, trustedProxies: number): MiddlewareHandler<Env> {
   return async (c, next) => {
     const started = performance.now();
     const given = c.req.header("x-request-id");
     const requestId = given && /^[\w.-]{8,64}$/.test(given) ? given : newId();
     c.set("log", log.child({ request_id: requestId }));
-    c.set("origin", { ip: (c.env as ConnectionInfo | undefined)?.ip ?? null, requestId });
+    const peer = (c.env as ConnectionInfo | undefined)?.ip ?? null;
+    c.set("origin", { ip: clientAddress(peer, c.req.header("x-forwarded-for"), trustedProxies), requestId });
     await next();
     c.header("X-Request-Id", requestId);
     const ms = Math.round(performance.now() - started);
@@ -54,15 +56,4 @@ export function limitBody(): MiddlewareHandler<Env> {
       throw new AppError("body_too_large");
     },
   });
-}
-
-/** Headers for an API: nothing of it belongs in a cache, a frame or a sniffer. */
-export function securityHeaders(): MiddlewareHandler<Env> {
-  return async (c, next) => {
-    await next();
-    c.header("X-Content-Type-Options", "nosniff");
-    c.header("Referrer-Policy", "no-referrer");
-    c.header("X-Frame-Options", "DENY");
-    if (c.req.path.startsWith("/api/")) c.header("Cache-Control", "no-store");
-  };
 }

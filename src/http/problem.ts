@@ -3,6 +3,7 @@ import { HTTPException } from "hono/http-exception";
 import { AppError, type ErrorCode, type ErrorExtras } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import type { Env } from "./env.ts";
+import { SECURITY_HEADERS } from "./headers.ts";
 
 /** Postgres: a text with a NUL character. */
 const UNSTORABLE_TEXT = "22021";
@@ -66,7 +67,11 @@ export function renderOutside(problem: AppError, requestId: string = newId()): R
   const { retry_after: retryAfter } = problem.extras;
   return Response.json(renderError(problem.code, problem.message, problem.extras, requestId), {
     status: problem.status,
-    headers: { "X-Request-Id": requestId, ...(retryAfter === undefined ? {} : { "Retry-After": String(retryAfter) }) },
+    headers: {
+      ...SECURITY_HEADERS,
+      "X-Request-Id": requestId,
+      ...(retryAfter === undefined ? {} : { "Retry-After": String(retryAfter) }),
+    },
   });
 }
 

@@ -14,7 +14,10 @@ export function createLocalCounts(): LocalCounts {
       const now = Date.now();
       let count = counts.get(key);
       if (!count || count.untilMs <= now) {
-        if (counts.size >= MAX_KEYS) counts.clear();
+        counts.delete(key);
+        // The oldest makes room: emptying all would let whoever makes up keys forget everybody's failures at once.
+        const oldest = counts.size >= MAX_KEYS ? counts.keys().next().value : undefined;
+        if (oldest !== undefined) counts.delete(oldest);
         count = { n: 0, untilMs: now + lifetimeSeconds * 1000 };
         counts.set(key, count);
       }

@@ -19,7 +19,7 @@ export function authRoutes(router: Router, deps: Deps): void {
       summary: "Create an account and sign in",
       body: signupBody,
       responses: { 201: signedInSchema, 202: acceptedSchema },
-      errors: ["email_taken", "weak_password"],
+      errors: ["email_taken", "weak_password", "too_many_attempts"],
     },
     async (c, { body }) => {
       const signedIn = await signUp(deps, c.get("origin"), {
@@ -63,7 +63,7 @@ export function authRoutes(router: Router, deps: Deps): void {
       summary: "Exchange a refresh token for new tokens",
       body: refreshBody,
       responses: { 200: tokensSchema },
-      errors: ["invalid_refresh_token", "session_revoked", "account_suspended"],
+      errors: ["invalid_refresh_token", "session_revoked", "account_suspended", "too_many_attempts"],
     },
     async (c, { body }) => c.json(await refreshSession(deps, c.get("origin"), body.refresh_token)),
   );

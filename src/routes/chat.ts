@@ -6,8 +6,8 @@ import { findRunningTurn } from "../db/turns.ts";
 import { getTextUsage } from "../db/usage.ts";
 import type { Deps } from "../deps.ts";
 import type { Env } from "../http/env.ts";
-import { toAppError } from "../http/problem.ts";
-import { renderOutside } from "../http/problem.ts";
+import { mayOpenSocket } from "../http/headers.ts";
+import { renderOutside, toAppError } from "../http/problem.ts";
 import { AppError } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import { CHAT_SUBPROTOCOL, CLOSE, MAX_FRAME_BYTES, type ServerFrame } from "../protocol/chat.ts";
@@ -76,6 +76,8 @@ export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
       if (request.headers.get("upgrade")?.toLowerCase() !== "websocket") return null;
       const url = URL.parse(request.url);
       if (url?.pathname !== PATH) return null;
+      if (!mayOpenSocket(deps.config, request))
+        return renderOutside(new AppError("forbidden", {}, "Pages of this origin may not open a chat here."));
       // A few who come back later, rather than everybody slow.
       if (deps.loopDelay.read().meanMs > deps.config.CHAT_MAX_LOOP_DELAY_MS)
         return renderOutside(new AppError("service_unavailable", { retry_after: 2 + Math.ceil(Math.random() * 5) }));

@@ -25,7 +25,9 @@ export function docsRoutes(app: Hono<Env>, specs: RouteSpec[]): void {
   app.get("/openapi.json", (c) => c.json(renderOpenApi(specs)));
   app.get("/docs", (c) =>
     c.html(PAGE, 200, {
-      "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:",
+      "Content-Security-Policy":
+        "default-src 'none'; connect-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; " +
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     }),
   );
   app.get("/docs/start.js", (c) => c.body(START, 200, { "Content-Type": "text/javascript; charset=utf-8" }));

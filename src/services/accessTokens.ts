@@ -18,7 +18,10 @@ export interface Identity {
   expiresAt: number;
 }
 
-const claimsSchema = z.object({ sub: z.uuid(), sid: z.uuid(), exp: z.number() });
+/** How far another machine of ours may be ahead; nothing else makes a token of the future. */
+const CLOCK_SKEW_SECONDS = 60;
+
+const claimsSchema = z.object({ sub: z.uuid(), sid: z.uuid(), exp: z.number(), iat: z.number() });
 
 /** Signs an access token (JWT, HS256) for a session; it lives 15 minutes. */
 export async function signAccessToken(
@@ -38,7 +41,8 @@ export async function signAccessToken(
 
 /**
  * Checks an access token and reads its session: one that was revoked, or whose user is suspended or leaving, is refused
- * at once, however long the token would live. Throws `token_expired`, `unauthorized`, `session_revoked`, `account_suspended`.
+ * at once, however long the token would live. That row is why no list of dead `jti`s is kept anywhere: it says the same for
+ * every token of the session, in every process, and a Redis that forgets brings none back to life. Throws `token_expired`, `unauthorized`, `session_revoked`, `account_suspended`.
  */
 export async function authenticate(deps: Pick<Deps, "config" | "sql">, token: string): Promise<Identity> {
   const claims = await readClaims(deps.config.JWT_SECRET, token);
@@ -56,7 +60,9 @@ async function readClaims(secret: string, token: string): Promise<z.infer<typeof
       audience: AUDIENCE,
       requiredClaims: ["exp", "iat", "jti"],
     });
-    return claimsSchema.parse(payload);
+    const claims = claimsSchema.parse(payload);
+    if (claims.iat > Date.now() / 1000 + CLOCK_SKEW_SECONDS) throw new AppError("unauthorized");
+    return claims;
   } catch (error) {
     throw new AppError(error instanceof errors.JWTExpired ? "token_expired" : "unauthorized");
   }

@@ -1,20 +1,23 @@
 import { insertAudit } from "../db/audit.ts";
-import { holdCredentials } from "../db/credentials.ts";
-import { createUser, findUserWithPassword, isTimezone, type User } from "../db/users.ts";
+import { createUser, findUserWithPassword, isTimezone, lockPassword, type User } from "../db/users.ts";
 import type { Deps } from "../deps.ts";
 import { AppError } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import { sendVerification, tellOwnerOfAttempt } from "./emailVerification.ts";
+import { checkPassword } from "./passwordCheck.ts";
 import { requireGoodPassword } from "./passwordRules.ts";
 import { openSession, type Origin, type Tokens } from "./sessions.ts";
-import { countAttempt, forgetFailures, takeBackAttempt } from "./throttle.ts";
+import { countRequest } from "./throttle.ts";
+
+const HOUR_SECONDS = 3600;
 
 type AccountDeps = Pick<Deps, "config" | "sql" | "redis" | "passwords" | "localCounts">;
 export type SignedIn = Tokens & { user: User };
 
 /**
  * Creates an account and signs its first device in. An address that has an account: `email_taken`, or null where that
- * must not be told (REVEAL_EMAIL_TAKEN off). Throws `weak_password`, `validation_failed` (time zone), `email_taken`.
+ * must not be told (REVEAL_EMAIL_TAKEN off). Throws `weak_password`, `validation_failed` (time zone), `email_taken`,
+ * `too_many_attempts`.
  */
 export async function signUp(
   deps: AccountDeps,
@@ -25,6 +28,8 @@ export async function signUp(
   if (!(await isTimezone(deps.sql, input.timezone))) {
     throw new AppError("validation_failed", { details: [{ path: "timezone", message: "not an IANA time zone" }] });
   }
+  const limit = deps.config.SIGNUPS_PER_HOUR;
+  await countRequest(deps, { kind: "signup", who: origin.ip, limit, windowSeconds: HOUR_SECONDS });
   const passwordHash = await deps.passwords.hash(input.password);
   const signedIn = await deps.sql.begin(async (sql) => {
     const user = await createUser(sql, {
@@ -54,36 +59,23 @@ export async function logIn(
   origin: Origin,
   input: { email: string; password: string; deviceName: string | null },
 ): Promise<SignedIn> {
-  const who = { email: input.email, ip: origin.ip };
-  await countAttempt(deps, who);
-  const { found, fits } = await checkPassword(deps, input).catch(async (error: unknown) => {
-    await takeBackAttempt(deps, who);
-    throw error;
-  });
-  if (!found || !fits) {
-    await insertAudit(deps.sql, {
-      actor: "unknown",
-      action: "session.login_failed",
-      subjectUserId: found?.id ?? null,
-      ...origin,
-    });
-    throw new AppError("invalid_credentials");
-  }
-  await forgetFailures(deps, who);
+  const found = await findUserWithPassword(deps.sql, input.email);
+  const account = { id: found?.id ?? null, email: input.email, passwordHash: found?.passwordHash ?? null };
+  const fits = await checkPassword(deps, account, { password: input.password, ip: origin.ip });
+  if (!found || !fits) return refuseLogIn(deps, origin, account.id);
   const { passwordHash, ...user } = found;
   if (user.status !== "active") throw new AppError("account_suspended");
-  return deps.sql.begin(async (sql) => {
-    if (!(await holdCredentials(sql, { userId: user.id, passwordHash }))) throw new AppError("invalid_credentials");
+  const signedIn = await deps.sql.begin(async (sql) => {
+    // It was right a moment ago: a reset that came in between has ended every session, and this must not be one more.
+    if (!(await lockPassword(sql, { userId: user.id, passwordHash }))) return null;
     await insertAudit(sql, { actor: `user:${user.id}`, action: "session.login", subjectUserId: user.id, ...origin });
-    return {
-      user,
-      ...(await openSession(deps, sql, { userId: user.id, deviceName: input.deviceName, ip: origin.ip })),
-    };
+    const tokens = await openSession(deps, sql, { userId: user.id, deviceName: input.deviceName, ip: origin.ip });
+    return { user, ...tokens };
   });
+  return signedIn ?? refuseLogIn(deps, origin, user.id);
 }
 
-/** An unknown address costs the same time as a known one. */
-async function checkPassword(deps: AccountDeps, input: { email: string; password: string }) {
-  const found = await findUserWithPassword(deps.sql, input.email);
-  return { found, fits: await deps.passwords.verify(input.password, found?.passwordHash ?? null) };
+async function refuseLogIn(deps: AccountDeps, origin: Origin, userId: string | null): Promise<never> {
+  await insertAudit(deps.sql, { actor: "unknown", action: "session.login_failed", subjectUserId: userId, ...origin });
+  throw new AppError("invalid_credentials");
 }

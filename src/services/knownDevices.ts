@@ -1,6 +1,6 @@
 import type { Queryable } from "../db/connect.ts";
 import { listKnownDevices } from "../db/credentials.ts";
-import { coarseNetworkOf, networkOf } from "../lib/network.ts";
+import { addressBlock, coarseAddress } from "../lib/clientAddress.ts";
 import { sendMail } from "./mail.ts";
 
 /**
@@ -13,13 +13,13 @@ export async function announceNewDevice(
   { userId, deviceName, ip }: { userId: string; deviceName: string | null; ip: string | null },
 ): Promise<void> {
   const devices = await listKnownDevices(sql, userId);
-  const network = networkOf(ip);
+  const network = ip && addressBlock(ip);
   const known = devices.some(
     (device) =>
       (deviceName !== null && device.deviceName === deviceName) ||
-      (network !== null && networkOf(device.ip) === network),
+      (network !== null && device.ip !== null && addressBlock(device.ip) === network),
   );
   if (known || devices.length === 0) return;
-  const params = { device_name: deviceName, network: coarseNetworkOf(ip), at: new Date().toISOString() };
+  const params = { device_name: deviceName, network: ip && coarseAddress(ip), at: new Date().toISOString() };
   await sendMail(sql, userId, { template: "new-device", params });
 }

@@ -1,7 +1,5 @@
 import { insertAudit } from "../db/audit.ts";
 import { findActiveAccount, resetUserPassword } from "../db/credentials.ts";
-import { notify } from "../db/notify.ts";
-import { revokeSessions } from "../db/sessions.ts";
 import type { Deps } from "../deps.ts";
 import { AppError } from "../lib/errors.ts";
 import { sleep } from "../lib/retry.ts";
@@ -9,7 +7,7 @@ import { sendMail } from "./mail.ts";
 import { countMailRequest, mailInLimits } from "./mailThrottle.ts";
 import { createOneTimeToken, findTokenOwner, useOneTimeToken } from "./oneTimeTokens.ts";
 import { requireGoodPassword } from "./passwordRules.ts";
-import type { Origin } from "./sessions.ts";
+import { revokeAllSessions, type Origin } from "./sessions.ts";
 import { forgetFailures } from "./throttle.ts";
 
 type ResetDeps = Pick<Deps, "config" | "sql" | "redis" | "localCounts" | "passwords" | "clock">;
@@ -58,16 +56,15 @@ export async function resetPassword(
   await deps.sql.begin(async (sql) => {
     const userId = await useOneTimeToken(deps, sql, presented);
     if (!userId || !(await resetUserPassword(sql, { userId, passwordHash }))) throw new AppError("token_invalid");
-    const ended = await revokeSessions(sql, { userId, reason: "password_reset" });
+    const sessions = await revokeAllSessions(sql, { userId, reason: "password_reset" });
     await insertAudit(sql, {
       actor: `user:${userId}`,
       action: "password.reset",
       subjectUserId: userId,
       ...origin,
-      details: { sessions: ended.length },
+      details: { sessions },
     });
     await sendMail(sql, userId, { template: "password-changed", params: { at: new Date().toISOString() } });
-    for (const id of ended) await notify(sql, "session", id);
   });
   // Who forgot a password has tried wrong ones: they must not keep the right one out.
   await forgetFailures(deps, { email: owner.email, ip: origin.ip });

@@ -10,7 +10,7 @@ import type { SignedIn } from "./accounts.ts";
 import { keepAppleToken } from "./appleTokens.ts";
 import { sendVerification } from "./emailVerification.ts";
 import { openSession, type Origin } from "./sessions.ts";
-import { countAttempt, forgetFailures, takeBackAttempt } from "./throttle.ts";
+import { countAttempt, takeBackAttempt } from "./throttle.ts";
 
 /*
  * Whom an identity token signs in:
@@ -87,14 +87,14 @@ export async function verifyFreshIdentity(
 
 // The throttle counts by address only: the account is not known before, so the token stands for it.
 async function proveIdentity(deps: SocialDeps, origin: Origin, input: SocialSignIn): Promise<ProvenIdentity> {
-  const who = { email: input.idToken, ip: origin.ip };
+  const who = { email: input.idToken, ip: origin.ip, isKnownAddress: async () => true };
   await countAttempt(deps, who);
   try {
     const identity = await deps.identityProviders.verify(input.provider, {
       ...input,
       maxAgeSeconds: SIGN_IN_MAX_AGE_SECONDS,
     });
-    await forgetFailures(deps, who);
+    await takeBackAttempt(deps, who);
     return identity;
   } catch (error) {
     if (error instanceof AppError && error.code === "invalid_id_token") {

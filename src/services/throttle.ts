@@ -1,56 +1,124 @@
 import { createHash } from "node:crypto";
+import { isIP } from "node:net";
 import type { Deps } from "../deps.ts";
+import { addressBlock } from "../lib/clientAddress.ts";
 import { AppError } from "../lib/errors.ts";
 
-const WINDOW_SECONDS = 15 * 60;
-const PAIR_LIMIT = 10;
-const ADDRESS_LIMIT = 30;
+/*
+ * Counters with a lifetime, in Redis for all processes and, beside it, in each process for its own share. While Redis is
+ * away the process's own count decides: it has its own failures, not those of the others. When Redis is back its word
+ * counts again, without what was counted meanwhile: an outage gives at most one more limit per process, and doubles none.
+ */
+
+const PAIR = { limit: 10, windowSeconds: 15 * 60 };
+const ADDRESS = { limit: 30, windowSeconds: 15 * 60 };
+/** From all addresses together (NIST SP 800-63B 5.2.2); the account's own devices' addresses are let through. */
+const ACCOUNT = { limit: 100, windowSeconds: 60 * 60 };
 
 type ThrottleDeps = Pick<Deps, "redis" | "localCounts">;
-type Who = { email: string; ip: string | null };
+/** How many of something within a window that begins with the first. */
+interface Counter {
+  key: string;
+  limit: number;
+  windowSeconds: number;
+}
+interface Who {
+  email: string;
+  ip: string | null;
+}
+/** Whose password is tried, from where. `isKnownAddress` is asked only when the account is guessed at from everywhere. */
+export interface Attempt extends Who {
+  isKnownAddress: () => Promise<boolean>;
+}
+
+/**
+ * Counts a request of a kind (`signup`, `forgot` …) by `who`: an address (IPv6 by /64), or anything else, which is hashed.
+ * Throws `too_many_attempts` when there were more than `limit` within the window, which begins with the first.
+ */
+export async function countRequest(
+  deps: ThrottleDeps,
+  request: { kind: string; who: string | null; limit: number; windowSeconds: number },
+): Promise<void> {
+  const { kind, who, limit, windowSeconds } = request;
+  const name = who === null || isIP(who) > 0 ? blockOf(who) : digestOf(who);
+  const { n, secondsLeft } = await add(deps, { key: `throttle:${kind}:${name}`, limit, windowSeconds }, 1);
+  if (n > limit) throw new AppError("too_many_attempts", { retry_after: secondsLeft });
+}
+
+/** Refuses who has no attempt left before anything is done for it; counts nothing. Throws `too_many_attempts`. */
+export async function requireAttemptLeft(deps: ThrottleDeps, attempt: Attempt): Promise<void> {
+  const { pair, address } = countersOf(attempt);
+  const counts = await Promise.all(
+    [pair, address].map(async (counter) => ({ counter, is: await add(deps, counter, 0) })),
+  );
+  const full = counts.find(({ counter, is }) => is.n >= counter.limit);
+  if (full) throw new AppError("too_many_attempts", { retry_after: full.is.secondsLeft });
+}
 
 /**
  * Counts a sign-in before its password is looked at: attempts that run side by side must not all see the same old count.
- * Refuses after ten failures of this account from this address, or thirty from this address, in 15 minutes; an account
- * is not blocked for its owner by somebody else's failures elsewhere. Throws `too_many_attempts`.
+ * Refuses after ten failures of this account from this address or thirty from this address in 15 minutes, so that nobody
+ * else's failures block an account for its owner; after a hundred in an hour from everywhere only an address that the
+ * account was used from gets through. What is refused counts nowhere. Throws `too_many_attempts`.
  */
-export async function countAttempt(deps: ThrottleDeps, who: Who): Promise<void> {
-  const { pair, address } = keysOf(who);
-  const ofPair = await add(deps, pair, 1);
-  if (ofPair.n > PAIR_LIMIT) throw new AppError("too_many_attempts", { retry_after: ofPair.secondsLeft });
-  const ofAddress = await add(deps, address, 1);
-  if (ofAddress.n <= ADDRESS_LIMIT) return;
-  await add(deps, pair, -1);
-  throw new AppError("too_many_attempts", { retry_after: ofAddress.secondsLeft });
+export async function countAttempt(deps: ThrottleDeps, attempt: Attempt): Promise<void> {
+  const { pair, address, account } = countersOf(attempt);
+  const counted: Counter[] = [];
+  for (const counter of [pair, address, account]) {
+    const { n, secondsLeft } = await add(deps, counter, 1);
+    counted.push(counter);
+    if (n <= counter.limit || (counter === account && (await attempt.isKnownAddress()))) continue;
+    await Promise.all(counted.map((one) => add(deps, one, -1)));
+    throw new AppError("too_many_attempts", { retry_after: secondsLeft });
+  }
 }
 
-/** The password was right: forgets the failures of this account from this address, and this attempt of the address. */
+/** Somebody has proven to own the account: forgets the failures of this account from this address. */
 export async function forgetFailures(deps: ThrottleDeps, who: Who): Promise<void> {
-  const { pair, address } = keysOf(who);
-  deps.localCounts.forget(pair);
-  await Promise.all([deps.redis.del(pair).catch(() => 0), add(deps, address, -1)]);
+  const { pair } = countersOf(who);
+  deps.localCounts.forget(pair.key);
+  await deps.redis.del(pair.key).catch(() => 0);
 }
 
-/** The password could not be looked at: the attempt does not count. */
-export async function takeBackAttempt(deps: ThrottleDeps, who: Who): Promise<void> {
-  await Promise.all(Object.values(keysOf(who)).map((key) => add(deps, key, -1)));
+/** An attempt that was right, or could not be looked at, does not count. */
+export async function takeBackAttempt(deps: ThrottleDeps, attempt: Who): Promise<void> {
+  await Promise.all(Object.values(countersOf(attempt)).map((counter) => add(deps, counter, -1)));
 }
 
-// Addresses of people never stand in a key: a dump of Redis tells nobody's.
-function keysOf(who: Who): { pair: string; address: string } {
-  const account = createHash("sha256").update(who.email.toLowerCase()).digest("base64url").slice(0, 22);
-  const address = who.ip ?? "unknown";
-  return { pair: `throttle:login:${account}:${address}`, address: `throttle:login:${address}` };
+function countersOf({ email, ip }: Who): Record<"pair" | "address" | "account", Counter> {
+  const account = digestOf(email.toLowerCase());
+  const address = blockOf(ip);
+  return {
+    pair: { key: `throttle:login:${account}:${address}`, ...PAIR },
+    address: { key: `throttle:login:${address}`, ...ADDRESS },
+    account: { key: `throttle:account:${account}`, ...ACCOUNT },
+  };
 }
 
-// The lifetime begins with the first attempt (`EXPIRE … NX` would need Redis 7). Redis away, or unable to: count here.
-async function add(deps: ThrottleDeps, key: string, by: 1 | -1): Promise<{ n: number; secondsLeft: number }> {
+// Mail addresses of people never stand in a key: a dump of Redis tells nobody's.
+export function digestOf(text: string): string {
+  return createHash("sha256").update(text).digest("base64url").slice(0, 22);
+}
+
+function blockOf(ip: string | null): string {
+  return ip === null ? "unknown" : addressBlock(ip);
+}
+
+/** Adds to a counter and answers what it stands at; `by` 0 only looks. */
+// The lifetime begins with the first attempt (`EXPIRE … NX` would need Redis 7).
+export async function add(
+  deps: ThrottleDeps,
+  counter: Counter,
+  by: 1 | 0 | -1,
+): Promise<{ n: number; secondsLeft: number }> {
+  const { key, windowSeconds } = counter;
+  const here = deps.localCounts.add(key, by, windowSeconds);
   try {
-    const replies = await deps.redis.multi().set(key, 0, "EX", WINDOW_SECONDS, "NX").incrby(key, by).ttl(key).exec();
+    const replies = await deps.redis.multi().set(key, 0, "EX", windowSeconds, "NX").incrby(key, by).ttl(key).exec();
     const failed = replies?.find(([error]) => error !== null)?.[0];
     if (!replies || failed) throw failed ?? new Error("the transaction was not run");
     return { n: Number(replies[1]?.[1]), secondsLeft: Number(replies[2]?.[1]) };
   } catch {
-    return deps.localCounts.add(key, by, WINDOW_SECONDS);
+    return here;
   }
 }

@@ -1,5 +1,4 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { SignJWT } from "jose";
 import { call, makeAssistant, makeUser, openChat } from "../factories.ts";
 import { startProcess, startTestReef, until, type TestReef } from "../harness.ts";
 
@@ -80,13 +79,18 @@ test("forty wrong passwords at once are ten tries; a right one gives its address
   }
 }, 60_000);
 
-test("refresh rotates; a lost answer is given again; parallel refreshes agree", async () => {
+test("refresh rotates; a lost answer is given again, any number of times; parallel refreshes all get one that works", async () => {
   const user = await makeUser(reef);
-  const first = (await refresh(user.refreshToken)).body.refresh_token;
-  expect(first).not.toBe(user.refreshToken);
-  for (let i = 0; i < 3; i++) expect((await refresh(user.refreshToken)).body.refresh_token).toBe(first);
-  const parallel = await Promise.all(Array.from({ length: 6 }, () => refresh(first)));
-  expect(new Set(parallel.map((answer) => answer.body.refresh_token)).size).toBe(1);
+  let answers = [await refresh(user.refreshToken)];
+  for (let i = 0; i < 3; i++) answers.push(await refresh(user.refreshToken));
+  for (const which of [0, 3, 5]) {
+    const token = answers[which]!.body.refresh_token;
+    expect((await call(reef.url, "GET", "/api/assistants", undefined, answers[which]!.body.access_token)).status).toBe(
+      200,
+    );
+    answers = await Promise.all(Array.from({ length: 6 }, () => refresh(token)));
+    expect(answers.map(({ status }) => status)).toEqual(Array(6).fill(200));
+  }
 });
 
 test("an older token ends the session for everybody and is audited", async () => {
@@ -120,28 +124,6 @@ test("logout ends the access token at once and closes the session's sockets", as
   await until("the socket is closed", () => chat.closed);
   expect(chat.closed?.code).toBe(1008);
   expect((await refresh(user.refreshToken)).body.code).toBe("session_revoked");
-});
-
-test("access tokens: other key, no algorithm, other audience, expired", async () => {
-  const user = await makeUser(reef);
-  const claims = JSON.parse(Buffer.from(user.token.split(".")[1]!, "base64url").toString());
-  const sign = (secret: string, audience: string, exp: number) =>
-    new SignJWT({ sid: claims.sid })
-      .setProtectedHeader({ alg: "HS256" })
-      .setSubject(user.id)
-      .setAudience(audience)
-      .setJti("x")
-      .setIssuedAt()
-      .setExpirationTime(exp)
-      .sign(new TextEncoder().encode(secret));
-  const secret = reef.deps.config.JWT_SECRET;
-  const none = `${Buffer.from('{"alg":"none"}').toString("base64url")}.${user.token.split(".")[1]}.`;
-  const later = Math.floor(Date.now() / 1000) + 600;
-  const codeOf = async (token: string) => (await call(reef.url, "GET", "/api/assistants", undefined, token)).body.code;
-  expect(await codeOf(await sign("another-secret-of-enough-characters", "reef:user", later))).toBe("unauthorized");
-  expect(await codeOf(none)).toBe("unauthorized");
-  expect(await codeOf(await sign(secret, "reef:operator", later))).toBe("unauthorized");
-  expect(await codeOf(await sign(secret, "reef:user", later - 1200))).toBe("token_expired");
 });
 
 test("neither tokens nor passwords nor addresses are in the log or, in clear, in the database", async () => {

@@ -18,6 +18,9 @@ const TABLE: Record<string, "public" | "user" | "operator"> = {
   "POST /api/auth/reset-password": "public",
   "POST /api/auth/verify-email": "public",
   "POST /api/auth/verify-email/resend": "user",
+  "GET /api/auth/sessions": "user",
+  "PUT /api/auth/sessions/:id": "user",
+  "DELETE /api/auth/sessions/:id": "user",
   "GET /api/assistants": "user",
   "POST /api/assistants": "user",
   "GET /api/assistants/:id": "user",
@@ -39,15 +42,23 @@ const WITH_BODY = new Set([
   "POST /api/auth/forgot-password",
   "POST /api/auth/reset-password",
   "POST /api/auth/verify-email",
+  "PUT /api/auth/sessions/:id",
   "POST /api/assistants",
   "PUT /api/assistants/:id",
   "POST /api/assistants/:id/messages",
 ]);
+/** A body that fits, where a route needs one. */
+const FITTING: Record<string, object> = {
+  "PUT /api/auth/sessions/:id": { device_name: "Mine now" },
+  "PUT /api/assistants/:id": { display_name: "Mine now" },
+  "POST /api/assistants/:id/messages": { content: "hi", client_id: crypto.randomUUID() },
+};
 
 let reef: TestReef;
 let owner: TestUser;
 let stranger: TestUser;
 let assistantId: string;
+let sessionId: string;
 let description: Json;
 
 beforeAll(async () => {
@@ -55,10 +66,14 @@ beforeAll(async () => {
   owner = await makeUser(reef);
   stranger = await makeUser(reef);
   assistantId = (await makeAssistant(owner)).id;
+  sessionId = (await owner.call("GET", "/api/auth/sessions")).body[0].id;
 });
 afterAll(() => reef.stop());
 
-const pathOf = (path: string) => path.replace(":id", assistantId);
+/** The path with a thing of the owner's in it, and what somebody else is told who asks for it. */
+const isSession = (path: string) => path.startsWith("/api/auth/sessions");
+const pathOf = (path: string) => path.replace(":id", isSession(path) ? sessionId : assistantId);
+const unknownOf = (path: string) => (isSession(path) ? "session_not_found" : "assistant_not_found");
 const split = (route: string) => route.split(" ") as [string, string];
 
 /** Fails when the description does not have this answer for this route. */
@@ -103,14 +118,9 @@ describe("user routes", () => {
     });
     if (path.includes(":id")) {
       test(`${route}: somebody else's is 404`, async () => {
-        const body =
-          method === "PUT"
-            ? { display_name: "Mine now" }
-            : route.endsWith("POST /api/assistants/:id/messages")
-              ? { content: "hi", client_id: crypto.randomUUID() }
-              : undefined;
+        const body = FITTING[route];
         const answer = await stranger.call(method, pathOf(path), body);
-        expect([answer.status, answer.body.code]).toEqual([404, "assistant_not_found"]);
+        expect([answer.status, answer.body.code]).toEqual([404, unknownOf(path)]);
         await expectDescribed(route, answer);
         await expectDescribed(route, await owner.call(method, path.replace(":id", "17"), body));
         const still = await owner.call("GET", `/api/assistants/${assistantId}`);
@@ -119,8 +129,26 @@ describe("user routes", () => {
           "Assistant",
           0,
         ]);
+        expect((await owner.call("GET", "/api/auth/sessions")).body).toMatchObject([
+          { id: sessionId, device_name: null },
+        ]);
       });
     }
+    for (const status of ["suspended", "deleting"]) {
+      test(`${route}: an account that is ${status} is 403, its living token too`, async () => {
+        const user = await makeUser(reef);
+        await reef.sql`update users set status = ${status} where id = ${user.id}`;
+        const answer = await user.call(method, pathOf(path), FITTING[route] ?? (WITH_BODY.has(route) ? {} : undefined));
+        expect([answer.status, answer.body.code]).toEqual([403, "account_suspended"]);
+        await expectDescribed(route, answer);
+      });
+    }
+    test(`${route}: the token of an account that is gone is 401`, async () => {
+      const user = await makeUser(reef);
+      await reef.sql`delete from users where id = ${user.id}`;
+      const answer = await user.call(method, pathOf(path), FITTING[route] ?? (WITH_BODY.has(route) ? {} : undefined));
+      expect([answer.status, answer.body.code]).toEqual([401, "unauthorized"]);
+    });
   }
 });
 
@@ -132,7 +160,11 @@ describe("bad bodies", () => {
         ["{", 400, "invalid_json"],
         [{ unknown_field: 1 }, 400, "validation_failed"],
         [[], 400, "validation_failed"],
-        [{ email: 1, password: 2, refresh_token: 3, all: "x", display_name: 4, content: 5 }, 400, "validation_failed"],
+        [
+          { email: 1, password: 2, refresh_token: 3, all: "x", display_name: 4, content: 5, device_name: 6 },
+          400,
+          "validation_failed",
+        ],
         [JSON.stringify({ email: "x".repeat(66_000) }), 413, "body_too_large"],
       ];
       for (const [body, status, code] of cases) {

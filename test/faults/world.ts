@@ -198,6 +198,7 @@ function settings(given: { gateway: CellGateway; network: Network; database: str
   return {
     NODE_ENV: "test",
     REVEAL_EMAIL_TAKEN: "true",
+    SIGNUPS_PER_HOUR: "1000000",
     DATABASE_URL: through(given.database, network.postgres),
     DATABASE_POOL: "6",
     REDIS_URL: through(given.redis, network.redis),

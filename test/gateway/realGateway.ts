@@ -100,6 +100,7 @@ function settings(given: { dir: string; port: number; database: string; redisPre
     NODE_ENV: "test",
     PORT: "0",
     REVEAL_EMAIL_TAKEN: "true",
+    SIGNUPS_PER_HOUR: "1000000",
     DATABASE_URL: given.database,
     DATABASE_POOL: "6",
     REDIS_URL: String(process.env["TEST_REDIS_URL"]),

@@ -96,3 +96,21 @@ test("the sender of mails is an address, with or without a name, and never two l
   for (const bad of ["Reef", "Reef <a>", "a@b.example\r\nBcc: c@d.example", "A <a@b.example>, B <c@d.example>"])
     expect(faults(bad)).toEqual(["MAIL_FROM must be an address or Name <address>"]);
 });
+
+test("pages are named exactly as browsers send them: no star, no path, no slash", () => {
+  for (const CORS_ORIGINS of [
+    "*",
+    "https://app.example.com/",
+    "https://*.example.com",
+    "app.example.com",
+    "null",
+    "https://a.example:443",
+  ])
+    expect(faultsOf({ ...GOOD, CORS_ORIGINS })).toEqual([
+      "CORS_ORIGINS must be origins like https://app.example.com, without a path",
+    ]);
+  expect(
+    loadConfig({ ...GOOD, CORS_ORIGINS: "https://a.example, http://localhost:5173,capacitor://localhost" }).CORS_ORIGINS
+      .length,
+  ).toBe(3);
+});

@@ -23,6 +23,9 @@ create table one_time_tokens (
   unique (user_id, kind)
 );
 
+-- How many tokens of the session's current generation were handed out again (see services/sessions.ts).
+alter table refresh_tokens add column branch integer not null default 0;
+
 -- Mails to send. What was sent is deleted; `params` hold ids and names, never a token. `user_id` is null for the last
 -- mail to somebody whose rows are gone.
 create table outbox (
