@@ -18,12 +18,17 @@ const LEVELS = [
   ["main"],
 ];
 const MAY_READ_ENVIRONMENT = ["main.ts", "jobs/parkAgents.ts", "jobs/verify.ts"];
-const MAY_TOUCH_FILES = ["clients/workspaces.ts", "clients/workspaceSize.ts", "db/migrate.ts"];
+const MAY_TOUCH_FILES = [
+  "clients/workspaces.ts",
+  "clients/workspaceSize.ts",
+  "clients/workspaceFiles.ts",
+  "db/migrate.ts",
+];
 const MAY_USE_BUN = ["lib/passwords.ts", "process.ts", "routes/chat.ts", "routes/docs.ts"];
 /** Rows found by the gateway or by a lease, not asked for by a person: the reconciler's and the engine's own writes. */
 const GATEWAY_SIDE = ["db/workingSet.ts", "db/turns.ts", "db/gateways.ts"];
 const USER_OWNED =
-  /\b(update|delete from)\s+(assistants|messages|turns|refresh_tokens|usage_logs|daily_usage|idempotency_keys)\b/i;
+  /\b(update|delete from)\s+(assistants|messages|turns|refresh_tokens|usage_logs|daily_usage|idempotency_keys|exports)\b/i;
 
 interface Source {
   path: string;
