@@ -76,11 +76,15 @@ export async function revokeSession(
   return result.count === 1;
 }
 
-/** Ends every session of a user; returns their ids. */
-export async function revokeSessions(sql: Queryable, input: { userId: string; reason: string }): Promise<string[]> {
+/** Ends every session of a user, but for `except`; returns their ids. */
+export async function revokeSessions(
+  sql: Queryable,
+  input: { userId: string; reason: string; except?: string },
+): Promise<string[]> {
   const rows = await sql<{ id: string }[]>`
     update refresh_tokens set revoked_at = now(), revoked_reason = ${input.reason}
-    where user_id = ${input.userId} and revoked_at is null returning id`;
+    where user_id = ${input.userId} and revoked_at is null and id is distinct from ${input.except ?? null}::uuid
+    returning id`;
   return rows.map((row) => row.id);
 }
 

@@ -139,6 +139,19 @@ export async function endSession(
   });
 }
 
+/**
+ * Ends every session of a user, but for `except`, in the caller's transaction; open sockets on every process close with
+ * its commit. Returns how many ended.
+ */
+export async function revokeAllSessions(
+  sql: Queryable,
+  input: { userId: string; reason: string; except?: string },
+): Promise<number> {
+  const ended = await revokeSessions(sql, input);
+  for (const id of ended) await notify(sql, "session", id);
+  return ended.length;
+}
+
 async function issueTokens(
   deps: Pick<Deps, "config">,
   who: { userId: string; sessionId: string },
