@@ -12,6 +12,7 @@ import { chatRoute } from "./routes/chat.ts";
 import { docsRoutes } from "./routes/docs.ts";
 import { metricsRoutes } from "./routes/metrics.ts";
 import { systemRoutes } from "./routes/system.ts";
+import { userRoutes } from "./routes/user.ts";
 import type { ChatHub } from "./services/chatHub.ts";
 
 export interface HttpServer {
@@ -38,6 +39,7 @@ export function createServer(deps: Deps, hub: ChatHub, isDraining: () => boolean
   chatRoute(app);
 
   // Signed-in users
+  userRoutes(router, deps);
   assistantRoutes(router, deps, hub);
 
   // Operators

@@ -12,7 +12,7 @@ export interface User {
   createdAt: Date;
 }
 
-const columns = (sql: Queryable) =>
+export const columns = (sql: Queryable) =>
   sql`id, email, email_verified, name, avatar_url, status, timezone, plan_of(id) as plan, created_at`;
 
 /** Adds a user; null when the address has an account already (compared without case). */

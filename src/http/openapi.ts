@@ -6,7 +6,14 @@ import { isBodyOptional, type RouteSpec } from "./env.ts";
 const REQUEST_ID = { "X-Request-Id": { $ref: "#/components/headers/RequestId" } };
 const RETRY_AFTER = { "Retry-After": { $ref: "#/components/headers/RetryAfter" } };
 /** Codes whose answer says when to try again. */
-const SAYS_WHEN: ErrorCode[] = ["too_many_attempts", "RATE_LIMITED", "idempotency_in_progress", "service_unavailable"];
+const SAYS_WHEN: ErrorCode[] = [
+  "too_many_attempts",
+  "timezone_changed",
+  "export_running",
+  "RATE_LIMITED",
+  "idempotency_in_progress",
+  "service_unavailable",
+];
 const IDEMPOTENCY_KEY = {
   name: "Idempotency-Key",
   in: "header",
