@@ -123,16 +123,16 @@ interface MessagePage {
   limit: number;
 }
 
-/** Messages as JSON; a question comes with what became of it. */
+/** Messages as JSON; a question comes with what became of it (asked one by one: a join may read all turns for a page). */
 export async function listMessageRows(sql: Queryable, page: MessagePage): Promise<{ seq: number; json: string }[]> {
   return sql<{ seq: number; json: string }[]>`
     select m.seq, json_build_object('seq', m.seq, 'id', m.id, 'role', m.role, 'content', m.content,
       'timestamp', m.created_at, 'finish', coalesce(m.finish, 'complete'), 'client_id', m.client_id, 'turn_id', m.turn_id,
-      'turn', case when m.role = 'user' then json_build_object('status', t.status, 'error_code', t.error_code,
+      'turn', case when m.role = 'user' then (select json_build_object('status', t.status, 'error_code', t.error_code,
         'queued_at', t.queued_at, 'dispatched_at', t.dispatched_at, 'first_text_at', t.first_text_at,
         'finished_at', t.finished_at, 'input_tokens', t.input_tokens, 'output_tokens', t.output_tokens,
-        'cost_usd', ${usd(sql, "t.cost_micro_usd")}) end)::text as json
-    from messages m join turns t on t.id = m.turn_id
+        'cost_usd', ${usd(sql, "t.cost_micro_usd")}) from turns t where t.id = m.turn_id) end)::text as json
+    from messages m
     where m.user_id = ${page.userId} and m.assistant_id = ${page.assistantId}
       and m.seq > ${page.afterSeq} and m.seq <= ${page.lastSeq}
     order by m.seq limit ${page.limit}`;

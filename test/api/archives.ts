@@ -79,4 +79,5 @@ export async function fill(
         case k when 1 then 'complete' end
       from made, generate_series(0, 1) k`;
   });
+  await sql`analyze messages, turns`;
 }
