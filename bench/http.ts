@@ -33,6 +33,7 @@ const ADDRESSES: Address[] = [
       },
     ],
   },
+  { name: "read the profile", share: 1, request: (person) => ["/api/user/profile", get(person)] },
   { name: "list assistants", share: 1, request: (person) => ["/api/assistants", get(person)] },
   {
     name: "read an assistant",
@@ -47,7 +48,7 @@ const ADDRESSES: Address[] = [
 ];
 
 export const http = defineBench({
-  summary: "requests per second and p99 of four addresses, beside an Express application with the same queries",
+  summary: "requests per second and p99 of five addresses, beside an Express application with the same queries",
   options: {
     people: { value: 50, help: "people who ask in turn, each with a conversation of 100 messages" },
     requests: { value: 2_000, help: "requests per address, system and round; a 25th of it for signing in" },

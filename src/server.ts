@@ -16,6 +16,7 @@ import { metricsRoutes } from "./routes/metrics.ts";
 import { socialAuthRoutes } from "./routes/socialAuth.ts";
 import { sessionRoutes } from "./routes/sessions.ts";
 import { systemRoutes } from "./routes/system.ts";
+import { userRoutes } from "./routes/user.ts";
 import type { ChatHub } from "./services/chatHub.ts";
 
 export interface HttpServer {
@@ -47,6 +48,7 @@ export function createServer(deps: Deps, hub: ChatHub, isDraining: () => boolean
 
   // Signed-in users
   sessionRoutes(router, deps);
+  userRoutes(router, deps);
   assistantRoutes(router, deps, hub);
 
   // Operators

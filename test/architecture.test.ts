@@ -22,6 +22,7 @@ const MAY_TOUCH_FILES = [
   "clients/commonPasswords.ts",
   "clients/mailFolder.ts",
   "clients/mailTemplates.ts",
+  "clients/workspaceFiles.ts",
   "clients/workspaces.ts",
   "clients/workspaceSize.ts",
   "db/migrate.ts",
@@ -30,7 +31,7 @@ const MAY_USE_BUN = ["lib/passwords.ts", "process.ts", "routes/chat.ts", "routes
 /** Rows found by the gateway or by a lease, not asked for by a person: the reconciler's and the engine's own writes. */
 const GATEWAY_SIDE = ["db/workingSet.ts", "db/turns.ts", "db/gateways.ts"];
 const USER_OWNED =
-  /\b(update|delete from)\s+(assistants|messages|turns|refresh_tokens|usage_logs|daily_usage|idempotency_keys)\b/i;
+  /\b(update|delete from)\s+(assistants|messages|turns|refresh_tokens|usage_logs|daily_usage|idempotency_keys|exports)\b/i;
 
 interface Source {
   path: string;

@@ -5,7 +5,7 @@ import { promisify } from "node:util";
 import postgres from "postgres";
 
 /*
- * The floor for HTTP: the same four addresses with Express on Node, the same queries over the same driver and pool size,
+ * The floor for HTTP: the same five addresses with Express on Node, the same queries over the same driver and pool size,
  * the same token check with its session read, the same argon2id. No validation of answers, no log, no throttle.
  */
 
@@ -70,6 +70,16 @@ app.post("/api/auth/login", async (request, response) => {
     .setExpirationTime("15m")
     .sign(secret);
   response.json({ user: shown, access_token: accessToken, refresh_token: refreshToken, expires_in: 900 });
+});
+
+app.get("/api/user/profile", requireUser, async (_request, response) => {
+  const { userId } = response.locals as Identity;
+  const [profile] = await sql`
+    select id, email, email_verified, name, avatar_url, status, timezone, plan_of(id) as plan, created_at,
+      timezone_changed_at, password_hash is not null as has_password,
+      array(select distinct provider from identities i where i.user_id = users.id order by provider) as providers
+    from users where id = ${userId}`;
+  response.json(profile);
 });
 
 app.get("/api/assistants", requireUser, async (_request, response) => {

@@ -2,6 +2,7 @@ import { access, mkdir, open, readdir, readFile, rename, rm, writeFile } from "n
 import { join } from "node:path";
 import { newId } from "../lib/ids.ts";
 import type { Log } from "../lib/log.ts";
+import { readWorkspace, type WorkspaceFile } from "./workspaceFiles.ts";
 import { holdSize, isPlainFile } from "./workspaceSize.ts";
 
 const TEMPLATES = join(import.meta.dir, "../../templates/workspace");
@@ -60,6 +61,11 @@ export function createWorkspaces(dir: string, log: Log) {
       const removed = await holdSize(folder);
       if (restored + removed > 0) log.info({ agent_id: settings.agentId, restored, removed }, "workspace mended");
       return restored + removed;
+    },
+
+    /** The agent's files, for its owner: what links, devices and pipes lead to is not among them. */
+    readFiles(agentId: string): AsyncGenerator<WorkspaceFile> {
+      return readWorkspace(workspaceOf(agentId));
     },
 
     /** The configuration file as it is on disk; null when there is none. */

@@ -94,7 +94,7 @@ export async function revokeSessions(
 ): Promise<string[]> {
   const rows = await sql<{ id: string }[]>`
     update refresh_tokens set revoked_at = now(), revoked_reason = ${input.reason}
-    where user_id = ${input.userId} and revoked_at is null and id is distinct from ${input.except ?? null}
+    where user_id = ${input.userId} and revoked_at is null and id is distinct from ${input.except ?? null}::uuid
     returning id`;
   return rows.map((row) => row.id);
 }

@@ -110,3 +110,52 @@ async function getUsed(sql: Queryable, userId: string, date: string): Promise<{ 
     select text_messages as used from daily_usage where user_id = ${userId} and date = ${date}`;
   return row ?? { used: 0 };
 }
+
+/** What a user has used on a day of their own. */
+export interface DailyUse {
+  date: string;
+  textMessages: number;
+  voiceInputSeconds: number;
+  voiceOutputSeconds: number;
+  ttsCharacters: number;
+}
+
+/** Today's use beside the limits of the plan in force. */
+export interface UsageToday extends DailyUse {
+  timezone: string;
+  resetAt: Date;
+  plan: string;
+  assistants: number;
+  limits: Omit<DailyUse, "date"> & { assistants: number };
+}
+
+export async function getUsageToday(sql: Queryable, userId: string): Promise<UsageToday> {
+  const [row] = await sql<UsageToday[]>`
+    select u.timezone, day.date::text, ((day.date + 1)::timestamp at time zone u.timezone) as reset_at, p.plan,
+      ${uses(sql)},
+      (select count(*)::int from assistants a where a.user_id = u.id and a.status <> 'deleted') as assistants,
+      json_build_object('textMessages', p.text_messages, 'voiceInputSeconds', p.voice_input_seconds,
+        'voiceOutputSeconds', p.voice_output_seconds, 'ttsCharacters', p.tts_characters, 'assistants', p.assistants) as limits
+    from users u
+    cross join lateral (select (now() at time zone u.timezone)::date as date) day
+    join plan_limits p on p.plan = plan_of(u.id)
+    left join daily_usage d on d.user_id = u.id and d.date = day.date
+    where u.id = ${userId}`;
+  return row!;
+}
+
+/** The last `days` days up to `date`, newest first; one without use has zeros. */
+export async function listDailyUse(
+  sql: Queryable,
+  input: { userId: string; date: string; days: number },
+): Promise<DailyUse[]> {
+  return sql<DailyUse[]>`
+    select (${input.date}::date - n)::text as date, ${uses(sql)}
+    from generate_series(0, ${input.days}::int - 1) n
+    left join daily_usage d on d.user_id = ${input.userId} and d.date = ${input.date}::date - n
+    order by n`;
+}
+
+const uses = (sql: Queryable) => sql`coalesce(d.text_messages, 0) as text_messages,
+  coalesce(d.voice_input_seconds, 0) as voice_input_seconds,
+  coalesce(d.voice_output_seconds, 0) as voice_output_seconds, coalesce(d.tts_characters, 0) as tts_characters`;

@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { createHmac } from "node:crypto";
 import type { MiddlewareHandler } from "hono";
 import {
   claimIdempotencyKey,
@@ -19,7 +19,7 @@ const STALE_SECONDS = 30;
  * Failures on our side give the key back. Creations also derive their id from the claim, so a repeated run finds them;
  * the same key a day later is another claim.
  */
-export function idempotency(deps: Pick<Deps, "sql">): MiddlewareHandler<Env> {
+export function idempotency(deps: Pick<Deps, "sql" | "config">): MiddlewareHandler<Env> {
   return async (c, next) => {
     const key = c.req.header("idempotency-key");
     if (!key || c.req.method === "GET") return next();
@@ -28,7 +28,8 @@ export function idempotency(deps: Pick<Deps, "sql">): MiddlewareHandler<Env> {
         details: [{ path: "Idempotency-Key", message: "at most 200 characters" }],
       });
     const { userId } = c.get("actor");
-    const requestHash = createHash("sha256")
+    // Keyed: a body may hold a password, and a plain hash of one could be guessed from a stolen table.
+    const requestHash = createHmac("sha256", `reef-idempotency:${deps.config.JWT_SECRET}`)
       .update(`${c.req.method} ${c.req.path}\n${await c.req.text()}`)
       .digest();
     const mine = { userId, key };

@@ -8,6 +8,8 @@ const RETRY_AFTER = { "Retry-After": { $ref: "#/components/headers/RetryAfter" }
 /** Codes whose answer says when to try again. */
 const SAYS_WHEN: ErrorCode[] = [
   "too_many_attempts",
+  "timezone_changed",
+  "export_running",
   "RATE_LIMITED",
   "idempotency_in_progress",
   "provider_unavailable",

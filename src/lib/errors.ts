@@ -30,6 +30,11 @@ export const ERRORS = {
   method_not_allowed: { status: 405, message: "This address does not take this method." },
   email_taken: { status: 409, message: "There is an account with this e-mail address already; sign in instead." },
   identity_taken: { status: 409, message: "This Apple or Google account opens another account here." },
+  no_password: {
+    status: 409,
+    message: 'This account has no password yet; set one with "forgot password".',
+  },
+  export_running: { status: 409, message: "Your data is being exported already; wait until that is done." },
   email_unverified: {
     status: 409,
     message: "An account has this e-mail address already; sign in with its password, or verify the address first.",

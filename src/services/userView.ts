@@ -1,3 +1,5 @@
+import type { Profile } from "../db/profiles.ts";
+import type { DailyUse, UsageToday } from "../db/usage.ts";
 import type { User } from "../db/users.ts";
 
 /** A person as the API shows them. */
@@ -11,5 +13,41 @@ export function renderUser(user: User) {
     timezone: user.timezone,
     plan: user.plan,
     created_at: user.createdAt.toISOString(),
+  };
+}
+
+/** A person as they see themselves. */
+export function renderProfile(profile: Profile) {
+  return {
+    ...renderUser(profile),
+    timezone_changed_at: profile.timezoneChangedAt?.toISOString() ?? null,
+    has_password: profile.hasPassword,
+    providers: profile.providers,
+  };
+}
+
+/** Today's use as the contract shows it. */
+export function renderUsage({ limits, ...today }: UsageToday) {
+  const amount = (used: number, limit: number) => ({ used, limit, remaining: Math.max(0, limit - used) });
+  return {
+    date: today.date,
+    timezone: today.timezone,
+    reset_at: today.resetAt.toISOString(),
+    plan: today.plan,
+    text_messages: amount(today.textMessages, limits.textMessages),
+    voice_input_seconds: amount(today.voiceInputSeconds, limits.voiceInputSeconds),
+    voice_output_seconds: amount(today.voiceOutputSeconds, limits.voiceOutputSeconds),
+    tts_characters: amount(today.ttsCharacters, limits.ttsCharacters),
+    assistants: amount(today.assistants, limits.assistants),
+  };
+}
+
+export function renderDailyUse(day: DailyUse) {
+  return {
+    date: day.date,
+    text_messages: day.textMessages,
+    voice_input_seconds: day.voiceInputSeconds,
+    voice_output_seconds: day.voiceOutputSeconds,
+    tts_characters: day.ttsCharacters,
   };
 }

@@ -67,6 +67,15 @@ create table account_deletions (
 );
 create index account_deletions_due on account_deletions (next_attempt_at) where finished_at is null;
 
+-- Exports begun within the last hour: one at a time (`lease_until` is renewed while it is written) and a few per hour.
+create table exports (
+  id uuid primary key,
+  user_id uuid not null references users (id) on delete cascade,
+  started_at timestamptz not null default now(),
+  lease_until timestamptz not null
+);
+create index exports_user on exports (user_id);
+
 alter table subscriptions add column stripe_customer_id text unique, add column stripe_subscription_id text unique;
 
 -- The voice's limits are spent by the voice routes; here they can be shown.

@@ -1,0 +1,42 @@
+import { expect, test } from "bun:test";
+import { connect } from "node:net";
+import { makeAssistant, makeUser } from "../factories.ts";
+import { startTestReef } from "../harness.ts";
+import { fill } from "./archives.ts";
+
+const MESSAGES = 200_000;
+/** What is exported is several times as large, packed or not. */
+const BOUND_BYTES = 100_000_000;
+
+test("an export of 200,000 messages takes constant memory", async () => {
+  const reef = await startTestReef();
+  try {
+    const user = await makeUser(reef);
+    await fill(reef.sql, user, await makeAssistant(user), MESSAGES, 400);
+    const { port, hostname } = new URL(reef.url);
+    Bun.gc(true);
+    const before = process.memoryUsage().rss;
+    let peak = before;
+    let bytes = 0;
+    let last: Buffer = Buffer.alloc(0);
+    const socket = connect(Number(port), hostname);
+    socket.write(
+      `GET /api/user/export HTTP/1.1\r\nHost: reef\r\nConnection: close\r\nAuthorization: Bearer ${user.token}\r\n\r\n`,
+    );
+    const look = setInterval(() => (peak = Math.max(peak, process.memoryUsage().rss)), 50);
+    socket.on("data", (part: Buffer) => {
+      bytes += part.length;
+      last = part.length >= 100 ? part : Buffer.concat([last, part]);
+    });
+    await new Promise((done) => socket.on("close", done));
+    clearInterval(look);
+    console.log(`export: ${MESSAGES} messages, ${mega(bytes)} MB of ZIP, memory grew by ${mega(peak - before)} MB`);
+    expect(last.includes("PK\u0005\u0006")).toBe(true);
+    expect(bytes).toBeGreaterThan(BOUND_BYTES);
+    expect(peak - before).toBeLessThan(BOUND_BYTES);
+  } finally {
+    await reef.stop();
+  }
+}, 300_000);
+
+const mega = (bytes: number) => Math.round(bytes / 1_000_000);
