@@ -4,6 +4,7 @@ import type { Config } from "./config.ts";
 import { connectDatabase, type Sql } from "./db/connect.ts";
 import { createGatewayClient, type GatewayClient } from "./clients/gateway.ts";
 import { connectRedis } from "./clients/redis.ts";
+import { createStripeClient, type StripeClient } from "./clients/stripe.ts";
 import { createWorkspaces, type Workspaces } from "./clients/workspaces.ts";
 import { realClock, type Clock } from "./lib/clock.ts";
 import { newId } from "./lib/ids.ts";
@@ -31,6 +32,7 @@ export interface Deps {
   subscriber: Redis;
   gateway: GatewayClient;
   workspaces: Workspaces;
+  stripe: StripeClient;
   passwords: Passwords;
   localCounts: LocalCounts;
   metrics: Metrics;
@@ -84,6 +86,7 @@ export function createDeps(config: Config, log: Log): Deps {
     subscriber,
     gateway,
     workspaces,
+    stripe: createStripeClient(config),
     passwords: createPasswords(),
     localCounts: createLocalCounts(),
     metrics: createMetrics(),

@@ -10,6 +10,7 @@ import { sleep, withDeadline } from "./lib/retry.ts";
 import { createChatSockets } from "./routes/chat.ts";
 import { createServer } from "./server.ts";
 import { createChatHub } from "./services/chatHub.ts";
+import { startDeletions } from "./services/deletion.ts";
 import { startMonitor } from "./services/monitor.ts";
 import { startDatabaseWatch } from "./services/databaseWatch.ts";
 import { startReconciler } from "./services/reconciler.ts";
@@ -40,6 +41,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
   const engine = startTurnEngine(deps, hub);
   const reconciler = startReconciler(deps);
   const monitor = startMonitor(deps);
+  const deletions = startDeletions(deps);
 
   const resync = startLoop({
     name: "chat resync",
@@ -55,6 +57,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
   const act = (notice: Notice) => {
     if (notice.kind === "turn") engine.wake();
     else if (notice.kind === "stop") engine.wakeStops();
+    else if (notice.kind === "deletion") deletions.wake();
     else if (notice.kind === "session") hub.sessionRevoked(notice.id);
     else if (notice.kind === "beat") watch?.heard(notice.id);
     else if (notice.kind === "message") {
@@ -79,6 +82,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
   const catchUp = () => {
     engine.wakeStops();
     reconciler.wake();
+    deletions.wake();
     resync.wake();
   };
   const unlisten = await listen(deps.sql, hear, catchUp);
@@ -119,6 +123,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
         reconciler.stop(),
         resync.stop(),
         monitor.stop(),
+        deletions.stop(),
         watch?.stop(),
       ]);
       await withDeadline(loops, LOOPS_STOP_MS, "the loops").catch((err: unknown) =>

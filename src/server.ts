@@ -4,8 +4,10 @@ import { requireUser } from "./http/auth.ts";
 import { createRouter, type Env, type RouteSpec } from "./http/env.ts";
 import { idempotency } from "./http/idempotency.ts";
 import { limitBody, measure, requestLog, securityHeaders } from "./http/middleware.ts";
-import { requireOperator } from "./http/operator.ts";
+import { requireOperator, requireOperatorOrLocal } from "./http/operator.ts";
 import { renderNoRoute, renderProblem } from "./http/problem.ts";
+import { accountRoutes } from "./routes/account.ts";
+import { adminRoutes } from "./routes/admin.ts";
 import { assistantRoutes } from "./routes/assistants.ts";
 import { authRoutes } from "./routes/auth.ts";
 import { chatRoute } from "./routes/chat.ts";
@@ -24,7 +26,8 @@ export function createServer(deps: Deps, hub: ChatHub, isDraining: () => boolean
   const router = createRouter({
     public: [],
     user: [requireUser(deps), idempotency(deps)],
-    operator: [requireOperator],
+    operator: [requireOperator(deps)],
+    local: [requireOperatorOrLocal(deps)],
   });
   const { app, specs } = router;
   app.use(requestLog(deps.log), measure(deps.metrics), securityHeaders(), limitBody());
@@ -39,9 +42,11 @@ export function createServer(deps: Deps, hub: ChatHub, isDraining: () => boolean
 
   // Signed-in users
   assistantRoutes(router, deps, hub);
+  accountRoutes(router, deps);
 
   // Operators
   metricsRoutes(router, deps, hub);
+  adminRoutes(router, deps);
 
   return { app, specs };
 }

@@ -17,7 +17,7 @@ const LEVELS = [
   ["process"],
   ["main"],
 ];
-const MAY_READ_ENVIRONMENT = ["main.ts", "jobs/parkAgents.ts", "jobs/verify.ts"];
+const MAY_READ_ENVIRONMENT = ["main.ts", "jobs/admin.ts", "jobs/parkAgents.ts", "jobs/verify.ts"];
 const MAY_TOUCH_FILES = ["clients/workspaces.ts", "clients/workspaceSize.ts", "db/migrate.ts"];
 const MAY_USE_BUN = ["lib/passwords.ts", "process.ts", "routes/chat.ts", "routes/docs.ts"];
 /** Rows found by the gateway or by a lease, not asked for by a person: the reconciler's and the engine's own writes. */

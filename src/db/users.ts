@@ -38,6 +38,16 @@ export async function findUserWithPassword(
   return row ?? null;
 }
 
+/** For asking once more who it is: a user's address and password hash. */
+export async function findCredentials(
+  sql: Queryable,
+  userId: string,
+): Promise<{ email: string; passwordHash: string | null } | null> {
+  const [row] = await sql<{ email: string; passwordHash: string | null }[]>`
+    select email, password_hash from users where id = ${userId}`;
+  return row ?? null;
+}
+
 /** Whether Postgres knows this IANA time zone. */
 export async function isTimezone(sql: Queryable, name: string): Promise<boolean> {
   const [row] = await sql`select 1 from pg_timezone_names where name = ${name}`;

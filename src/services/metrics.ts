@@ -1,3 +1,4 @@
+import { countDeletions } from "../db/deletions.ts";
 import { readGatewayLoad } from "../db/load.ts";
 import type { Deps } from "../deps.ts";
 import { withDeadline } from "../lib/retry.ts";
@@ -40,10 +41,17 @@ function lookAtProcess({ metrics, gateway, loopDelay }: MetricsDeps, hub: Pick<C
 
 async function lookAtDatabase({ metrics, sql, config, processId }: MetricsDeps): Promise<void> {
   const { look } = metrics;
-  const read = readGatewayLoad(sql, { gatewayId: config.GATEWAY_ID, owner: processId });
-  const load = await withDeadline(read, DATABASE_MS, "reading the load").catch(() => null);
+  const read = Promise.all([
+    readGatewayLoad(sql, { gatewayId: config.GATEWAY_ID, owner: processId }),
+    countDeletions(sql),
+  ]);
+  const [load, deletions] = (await withDeadline(read, DATABASE_MS, "reading the load").catch(() => null)) ?? [
+    null,
+    null,
+  ];
   look.databaseUp.set(Number(load !== null));
-  if (!load) {
+  look.deletions.reset();
+  if (!load || !deletions) {
     // Old numbers would be a lie, and so would zeros.
     look.turns.reset();
     look.assistants.reset();
@@ -52,6 +60,8 @@ async function lookAtDatabase({ metrics, sql, config, processId }: MetricsDeps):
   }
   for (const status of UNFINISHED) look.turns.set({ status }, load.turns[status] ?? 0);
   for (const state of CONFIGURED) look.assistants.set({ state }, load.assistants[state] ?? 0);
+  look.deletions.set({ age: "any" }, deletions.unfinished);
+  look.deletions.set({ age: "late" }, deletions.late);
   look.queueOldest.set(load.oldestSeconds);
   look.running.set(load.runningHere);
   look.workingSet.set(load.workingSet);

@@ -44,7 +44,7 @@ function keysOf(who: Who): { pair: string; address: string } {
 }
 
 // The lifetime begins with the first attempt (`EXPIRE … NX` would need Redis 7). Redis away, or unable to: count here.
-async function add(deps: ThrottleDeps, key: string, by: 1 | -1): Promise<{ n: number; secondsLeft: number }> {
+export async function add(deps: ThrottleDeps, key: string, by: 1 | -1): Promise<{ n: number; secondsLeft: number }> {
   try {
     const replies = await deps.redis.multi().set(key, 0, "EX", WINDOW_SECONDS, "NX").incrby(key, by).ttl(key).exec();
     const failed = replies?.find(([error]) => error !== null)?.[0];
