@@ -29,7 +29,7 @@ const counts = async () => {
 };
 
 beforeAll(async () => {
-  ({ reef, people, failed, stopped, purged } = await makeTown(25));
+  ({ reef, people, failed, stopped, purged } = await makeTown(22));
   // Nobody repairs what is planted.
   await reef.stopProcess();
   deps = createDeps(loadConfig(reef.env), createLog("silent"));
@@ -229,25 +229,25 @@ const CASES: [string, string[], (person: Person) => Promise<Undo>][] = [
   [
     "an account that leaves and that nobody deletes",
     ["deletion_begun"],
-    async ({ user }) => {
-      await sql`update users set status = 'deleting' where id = ${user.id}`;
-      return () => sql`update users set status = 'active' where id = ${user.id}`;
+    async () => {
+      await sql`update users set status = 'deleting' where id = ${purged.user.id}`;
+      return () => sql`update users set status = 'active' where id = ${purged.user.id}`;
     },
   ],
   [
     "the deletion of an account that stays",
     ["deletion_begun"],
-    async ({ user }) => {
-      await sql`insert into account_deletions (user_id) values (${user.id})`;
-      return () => sql`delete from account_deletions where user_id = ${user.id}`;
+    async () => {
+      await sql`insert into account_deletions (user_id) values (${purged.user.id})`;
+      return () => sql`delete from account_deletions where user_id = ${purged.user.id}`;
     },
   ],
   [
     "a deleted account that has left its rows",
     ["deleted_rows"],
-    async ({ user }) => {
-      await sql`insert into account_deletions (user_id, step) values (${user.id}, 'redis')`;
-      return () => sql`delete from account_deletions where user_id = ${user.id}`;
+    async () => {
+      await sql`insert into account_deletions (user_id, step) values (${purged.user.id}, 'redis')`;
+      return () => sql`delete from account_deletions where user_id = ${purged.user.id}`;
     },
   ],
   [

@@ -77,10 +77,10 @@ describe("the command", () => {
       const file = join(healthy.dir, "running.json");
       expect([statSync(file).mode & 0o777, readFileSync(file, "utf8").includes("sk-planted")]).toEqual([0o600, false]);
       const found = await runScript("scripts/verify.ts", { REEF_DATA_DIR: healthy.dir });
-      expect([found.code, found.out.trim().split("\n").at(-1)]).toEqual([0, "18 of 20 hold, 0 violated"]);
+      expect([found.code, found.out.trim().split("\n").at(-1)]).toEqual([0, "20 of 20 hold, 0 violated"]);
       await healthy.gateway.stop();
       const { code, out } = await run(healthy.env);
-      expect([code, out.trim().split("\n").at(-1)]).toEqual([2, "16 of 20 hold, 0 violated, 2 could not be checked"]);
+      expect([code, out.trim().split("\n").at(-1)]).toEqual([2, "18 of 20 hold, 0 violated, 2 could not be checked"]);
     } finally {
       await healthy.stop();
     }
