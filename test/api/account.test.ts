@@ -14,7 +14,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await second.stop();
   await reef.stop();
-});
+}, 30_000);
 
 const PATH = "/api/user/account";
 const auditsOf = async (userId: string) => {

@@ -18,7 +18,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await second.stop();
   await reef.stop();
-});
+}, 30_000);
 
 const admin = (method: string, path: string, body?: unknown, bearer = token) =>
   call(reef.url, method, `/api/admin${path}`, body, bearer);
