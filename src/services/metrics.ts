@@ -41,14 +41,12 @@ function lookAtProcess({ metrics, gateway, loopDelay }: MetricsDeps, hub: Pick<C
 
 async function lookAtDatabase({ metrics, sql, config, processId }: MetricsDeps): Promise<void> {
   const { look } = metrics;
-  const read = Promise.all([
-    readGatewayLoad(sql, { gatewayId: config.GATEWAY_ID, owner: processId }),
-    countDeletions(sql),
-  ]);
-  const [load, deletions] = (await withDeadline(read, DATABASE_MS, "reading the load").catch(() => null)) ?? [
-    null,
-    null,
-  ];
+  const read = async () => ({
+    load: await readGatewayLoad(sql, { gatewayId: config.GATEWAY_ID, owner: processId }),
+    deletions: await countDeletions(sql),
+  });
+  const seen = await withDeadline(read(), DATABASE_MS, "reading the load").catch(() => null);
+  const { load = null, deletions = null } = seen ?? {};
   look.databaseUp.set(Number(load !== null));
   look.deletions.reset();
   if (!load || !deletions) {

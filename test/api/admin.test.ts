@@ -58,6 +58,9 @@ test("one user: plan, devices, usage, how the assistants stand; no text; an unkn
     content: "a private word",
     client_id: crypto.randomUUID(),
   });
+  await until("it has answered", async () => {
+    return (await reef.sql`select 1 from turns where user_id = ${user.id} and status = 'done'`).length === 1;
+  });
   const { status, body } = await admin("GET", `/users/${user.id}`);
   expect(status).toBe(200);
   expect(body.user).toMatchObject({ id: user.id, email: user.email, status: "active", plan: "free" });
