@@ -8,6 +8,7 @@ import { createAppleTokens, type AppleTokens } from "./clients/appleTokens.ts";
 import { createIdentityProviders, type IdentityProviders } from "./clients/identityProviders.ts";
 import { createMailer, type Mailer } from "./clients/mailer.ts";
 import { connectRedis } from "./clients/redis.ts";
+import { createStripeClient, type StripeClient } from "./clients/stripe.ts";
 import { createWorkspaces, type Workspaces } from "./clients/workspaces.ts";
 import { realClock, type Clock } from "./lib/clock.ts";
 import { newId } from "./lib/ids.ts";
@@ -40,6 +41,7 @@ export interface Deps {
   appleTokens: AppleTokens | null;
   /** Null: mails can't go anywhere and wait in the outbox. */
   mailer: Mailer | null;
+  stripe: StripeClient;
   passwords: Passwords;
   localCounts: LocalCounts;
   metrics: Metrics;
@@ -99,6 +101,7 @@ export function createDeps(config: Config, log: Log): Deps {
     appleTokens: createAppleTokens(config),
     mailer,
     passwords: createPasswords(createCommonPasswords()),
+    stripe: createStripeClient(config),
     localCounts: createLocalCounts(),
     metrics: createMetrics(),
     loopDelay,

@@ -11,6 +11,7 @@ import { createChatSockets } from "./routes/chat.ts";
 import { createServer } from "./server.ts";
 import { createChatHub } from "./services/chatHub.ts";
 import { startMailSender } from "./services/mailSender.ts";
+import { startDeletions } from "./services/deletion.ts";
 import { startMonitor } from "./services/monitor.ts";
 import { startDatabaseWatch } from "./services/databaseWatch.ts";
 import { startReconciler } from "./services/reconciler.ts";
@@ -42,6 +43,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
   const reconciler = startReconciler(deps);
   const monitor = startMonitor(deps);
   const mails = startMailSender(deps);
+  const deletions = startDeletions(deps);
 
   const resync = startLoop({
     name: "chat resync",
@@ -57,6 +59,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
   const act = (notice: Notice) => {
     if (notice.kind === "turn") engine.wake();
     else if (notice.kind === "stop") engine.wakeStops();
+    else if (notice.kind === "deletion") deletions.wake();
     else if (notice.kind === "session") hub.sessionRevoked(notice.id);
     else if (notice.kind === "mail") mails.wake();
     else if (notice.kind === "beat") watch?.heard(notice.id);
@@ -82,6 +85,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
   const catchUp = () => {
     engine.wakeStops();
     reconciler.wake();
+    deletions.wake();
     resync.wake();
     mails.wake();
   };
@@ -124,6 +128,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
         resync.stop(),
         monitor.stop(),
         mails.stop(),
+        deletions.stop(),
         watch?.stop(),
       ]);
       await withDeadline(loops, LOOPS_STOP_MS, "the loops").catch((err: unknown) =>

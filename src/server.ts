@@ -5,8 +5,10 @@ import { createRouter, type Env, type RouteSpec } from "./http/env.ts";
 import { allowOrigins, securityHeaders } from "./http/headers.ts";
 import { idempotency } from "./http/idempotency.ts";
 import { limitBody, measure, requestLog } from "./http/middleware.ts";
-import { requireOperator } from "./http/operator.ts";
+import { requireOperator, requireOperatorOrLocal } from "./http/operator.ts";
 import { renderNoRoute, renderProblem } from "./http/problem.ts";
+import { accountRoutes } from "./routes/account.ts";
+import { adminRoutes } from "./routes/admin.ts";
 import { assistantRoutes } from "./routes/assistants.ts";
 import { authRoutes } from "./routes/auth.ts";
 import { authMailRoutes } from "./routes/authMail.ts";
@@ -29,7 +31,8 @@ export function createServer(deps: Deps, hub: ChatHub, isDraining: () => boolean
   const router = createRouter({
     public: [],
     user: [requireUser(deps), idempotency(deps)],
-    operator: [requireOperator],
+    operator: [requireOperator(deps)],
+    local: [requireOperatorOrLocal(deps)],
   });
   const { app, specs } = router;
   app.use(requestLog(deps.log, deps.config.TRUSTED_PROXIES), measure(deps.metrics), securityHeaders(deps.config));
@@ -50,9 +53,11 @@ export function createServer(deps: Deps, hub: ChatHub, isDraining: () => boolean
   sessionRoutes(router, deps);
   userRoutes(router, deps);
   assistantRoutes(router, deps, hub);
+  accountRoutes(router, deps);
 
   // Operators
   metricsRoutes(router, deps, hub);
+  adminRoutes(router, deps);
 
   return { app, specs };
 }

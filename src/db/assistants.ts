@@ -29,15 +29,17 @@ const columns = (
 
 /**
  * Adds an assistant when the user has fewer than `limit`; null when there is no room. The user's row is locked first,
- * so parallel requests are counted one after the other. An id that exists already is returned as it is.
+ * so parallel requests are counted one after the other, and nobody who is leaving gets another one. An id that exists
+ * already is returned as it is.
  */
 export async function createAssistant(
   sql: Queryable,
   input: Pick<Assistant, "id" | "userId" | "gatewayId" | "agentId" | "displayName" | "voice" | "model"> & {
     limit: number;
   },
-): Promise<Assistant | null> {
-  await sql`select 1 from users where id = ${input.userId} for update`;
+): Promise<Assistant | "inactive" | null> {
+  const [user] = await sql`select 1 from users where id = ${input.userId} and status = 'active' for update`;
+  if (!user) return "inactive";
   const existing = await findAssistant(sql, { userId: input.userId, id: input.id });
   if (existing) return existing;
   const [row] = await sql<Assistant[]>`
@@ -119,6 +121,13 @@ export async function touchAssistant(sql: Queryable, key: { userId: string; id: 
     update assistants set last_used_at = now()
     where id = ${key.id} and user_id = ${key.userId} and status = 'active' returning state, gateway_id`;
   if (row && row.state !== "awake") await notify(sql, "gateway", row.gatewayId);
+}
+
+/** Who is to be awake may have changed on every gateway that has an assistant of this user. */
+export async function notifyGatewaysOf(sql: Queryable, userId: string): Promise<void> {
+  const rows = await sql<{ gatewayId: string }[]>`
+    select distinct gateway_id from assistants where user_id = ${userId} and status <> 'deleted'`;
+  for (const { gatewayId } of rows) await notify(sql, "gateway", gatewayId);
 }
 
 /** How far conversations have come: to find those of which something was missed. Ids, numbers and states only. */

@@ -1,12 +1,57 @@
 import { newId } from "../lib/ids.ts";
 import type { Queryable } from "./connect.ts";
 
-/** Records a security act in the act's own transaction. `details` hold ids and reasons, never secrets or addresses. */
+/** Every act that is audited: the closed list. */
+export const AUDIT_ACTIONS = [
+  "account.signup",
+  "account.signup_refused",
+  "account.exported",
+  "account.password_changed",
+  "account.password_change_failed",
+  "account.deletion_requested",
+  "account.deletion_refused",
+  "account.deleted",
+  "account.suspended",
+  "account.restored",
+  "email.verified",
+  "identity.linked",
+  "identity.token_failed",
+  "password.reset_requested",
+  "password.reset",
+  "session.login",
+  "session.login_failed",
+  "session.logout",
+  "session.revoked",
+  "session.token_reuse",
+  "session.ended_by_operator",
+  "operator.token_created",
+  "operator.token_revoked",
+  "operator.token_refused",
+] as const;
+export type AuditAction = (typeof AUDIT_ACTIONS)[number];
+
+/** One audited act. `actor`: `user:<id>`, `operator:<name>`, `job:<name>` or `unknown`. */
+export interface AuditEntry {
+  id: string;
+  at: Date;
+  actor: string;
+  action: string;
+  subjectUserId: string | null;
+  ip: string | null;
+  requestId: string | null;
+  details: Record<string, string | number>;
+}
+
+/**
+ * Records a security act in the act's own transaction. `details` hold ids and reasons, never secrets or addresses. A
+ * storm of failures is as many rows as the throttles let through: ten per account and address, thirty per address, in
+ * 15 minutes.
+ */
 export async function insertAudit(
   sql: Queryable,
   entry: {
     actor: string;
-    action: string;
+    action: AuditAction;
     subjectUserId: string | null;
     ip: string | null;
     requestId: string | null;
@@ -17,4 +62,17 @@ export async function insertAudit(
     insert into audit_log (id, actor, action, subject_user_id, ip, request_id, details)
     values (${newId()}, ${entry.actor}, ${entry.action}, ${entry.subjectUserId}, ${entry.ip}, ${entry.requestId},
       ${sql.json(entry.details ?? {})})`;
+}
+
+/** A page of the log, newest first; `before` is the id of the last entry of the page before. */
+export async function listAudit(
+  sql: Queryable,
+  input: { userId: string | null; action: AuditAction | null; before: string | null; limit: number },
+): Promise<AuditEntry[]> {
+  return sql<AuditEntry[]>`
+    select id, at, actor, action, subject_user_id, ip, request_id, details from audit_log
+    where (${input.userId}::uuid is null or subject_user_id = ${input.userId})
+      and (${input.action}::text is null or action = ${input.action})
+      and (${input.before}::uuid is null or id < ${input.before})
+    order by id desc limit ${input.limit}`;
 }

@@ -174,6 +174,34 @@ export function checkPurgedFiles(sql: Queryable, agentIds: string[]): Promise<Ta
   );
 }
 
+export function checkDeletionSteps(sql: Queryable): Promise<Tally> {
+  return tally(
+    sql,
+    sql`select coalesce(u.id, d.user_id) as id, (u.status = 'deleting') = (d.user_id is not null) as ok
+      from users u full join (
+        select user_id from account_deletions where step in ('subscription', 'provider', 'agents', 'rows')) d on d.user_id = u.id`,
+  );
+}
+
+/** Foreign keys should make most of it impossible. What was audited keeps ids, and what is over keeps no address. */
+export function checkDeletedRows(sql: Queryable): Promise<Tally> {
+  return tally(
+    sql,
+    sql`select d.user_id as id, r.user_id is null and a.subject_user_id is null
+        and (d.step <> 'done' or (d.finished_at is not null and d.recipient is null and d.provider_tokens = '[]' and d.turn_ids = '{}')) as ok
+      from account_deletions d
+      left join (${userRows(sql)}) r on r.user_id = d.user_id
+      left join (select distinct subject_user_id from audit_log where ip is not null or details <> '{}') a on a.subject_user_id = d.user_id
+      where d.step in ('redis', 'mail', 'done')`,
+  );
+}
+
+const userRows = (sql: Queryable) => sql`
+  select id as user_id from users union select user_id from assistants union select user_id from turns
+  union select user_id from messages union select user_id from usage_logs union select user_id from daily_usage
+  union select user_id from idempotency_keys union select user_id from subscriptions union select user_id from identities
+  union select user_id from one_time_tokens union select user_id from outbox union select user_id from refresh_tokens`;
+
 /** `agentIds`: who is configured. To be so: awake, active, of an active user; or ending an answer; or being purged. */
 export function checkConfigured(sql: Queryable, input: { gatewayId: string; agentIds: string[] }): Promise<Tally> {
   return tally(

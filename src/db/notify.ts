@@ -7,10 +7,11 @@ const CHANNEL = "reef";
  * What a notification is about. It carries ids only and is only a hint: whoever hears it reads the rows.
  * `turn`: the queue of a gateway changed. `assistant`: its state, settings or status changed. `gateway`: who is to be
  * awake there may have changed. `message`: a row was added to a conversation. `stop`: somebody asked to stop a turn.
- * `session`: a session was revoked. `mail`: the outbox has a new one. `beat`: a process asks whether it still hears (services/databaseWatch.ts).
+ * `session`: a session was revoked. `mail`: the outbox has a new one. `deletion`: an account is to be deleted, or its
+ * deletion may go on. `beat`: a process asks whether it still hears (services/databaseWatch.ts).
  */
 const noticeSchema = z.object({
-  kind: z.enum(["turn", "assistant", "gateway", "message", "stop", "session", "mail", "beat"]),
+  kind: z.enum(["turn", "assistant", "gateway", "message", "stop", "session", "mail", "deletion", "beat"]),
   id: z.string(),
 });
 export type Notice = z.infer<typeof noticeSchema>;

@@ -69,9 +69,10 @@ export async function hasWaitingSleeper(sql: Queryable, gatewayId: string): Prom
 }
 
 /**
- * Claims queued turns: the oldest of each awake, active assistant that has none running, as many as the gateway has
- * places, fewest running turns of a user first. When the working set is full, no message goes before the older one of a
- * sleeper: a long backlog would keep its place for ever. Call it in a transaction, after `lockGatewayQueue`.
+ * Claims queued turns: the oldest of each awake, active assistant of an active user that has none running, as many as
+ * the gateway has places, fewest running turns of a user first. When the working set is full, no message goes before the
+ * older one of a sleeper: a long backlog would keep its place for ever. Call it in a transaction, after
+ * `lockGatewayQueue`.
  */
 export async function claimTurns(
   sql: Queryable,
@@ -88,7 +89,7 @@ export async function claimTurns(
         and (select count(*) from assistants s where s.gateway_id = ${input.gatewayId} and s.state in ('waking', 'awake')) >= ${input.workingSet}::int
     ), heads as (
       select distinct on (q.assistant_id) q.id, q.user_id, q.queued_at
-      from turns q join assistants a on a.id = q.assistant_id
+      from turns q join assistants a on a.id = q.assistant_id join users u on u.id = q.user_id and u.status = 'active'
       where q.gateway_id = ${input.gatewayId} and q.status = 'queued' and not q.stop_requested
         and q.queued_at >= now() - make_interval(secs => ${input.waitMs / 1000})
         and a.state = 'awake' and a.status = 'active'
@@ -157,12 +158,17 @@ export async function requeueTurn(
   await notify(sql, "gateway", input.gatewayId);
 }
 
-/** Queued turns that will not run: somebody stopped them, or they waited longer than `waitMs`. */
+/**
+ * Queued turns that will not run: somebody stopped them, their user may not talk any more (which is a stop, too), or they
+ * waited longer than `waitMs`.
+ */
 export async function listTurnsToDrop(sql: Queryable, input: { gatewayId: string; waitMs: number }): Promise<Turn[]> {
   return sql<Turn[]>`
-    select ${columns(sql)} from turns t
+    select t.id, t.assistant_id, t.user_id, t.gateway_id, t.seq, t.status, t.error_code,
+      t.stop_requested or u.status <> 'active' as stop_requested
+    from turns t join users u on u.id = t.user_id
     where t.gateway_id = ${input.gatewayId} and t.status = 'queued'
-      and (t.stop_requested or t.queued_at < now() - make_interval(secs => ${input.waitMs / 1000}))
+      and (t.stop_requested or u.status <> 'active' or t.queued_at < now() - make_interval(secs => ${input.waitMs / 1000}))
     limit 100`;
 }
 
@@ -178,6 +184,14 @@ export async function requestStop(
     returning ${columns(sql)}`;
   if (rows.length > 0) await notify(sql, "stop", input.assistantId);
   return rows;
+}
+
+/** Asks every unfinished turn of a user to stop: they may not talk any more. */
+export async function requestStopOfUser(sql: Queryable, userId: string): Promise<void> {
+  const rows = await sql<{ assistantId: string }[]>`
+    update turns set stop_requested = true
+    where user_id = ${userId} and status in ('queued', 'dispatched', 'streaming') returning assistant_id`;
+  for (const assistantId of new Set(rows.map((row) => row.assistantId))) await notify(sql, "stop", assistantId);
 }
 
 /**

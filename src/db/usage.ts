@@ -17,6 +17,8 @@ export interface Day {
   resetAt: Date;
   plan: string;
   limit: number;
+  /** Whether the user may use it: neither suspended nor leaving. */
+  active: boolean;
 }
 
 /**
@@ -27,7 +29,7 @@ export async function getDay(sql: Queryable, userId: string): Promise<Day> {
   const [row] = await sql<Day[]>`
     select (now() at time zone u.timezone)::date::text as date,
       (((now() at time zone u.timezone)::date + 1)::timestamp at time zone u.timezone) as reset_at,
-      p.plan, p.text_messages as "limit"
+      p.plan, p.text_messages as "limit", u.status = 'active' as active
     from users u, plan_limits p where u.id = ${userId} and p.plan = plan_of(u.id)`;
   return row!;
 }

@@ -119,4 +119,5 @@ export async function finishPurge(sql: Queryable, input: { id: string; userId: s
   await sql`
     update assistants set purge_step = 'purged', display_name = null, state = 'asleep', state_reason = null, last_seq = 0, message_count = 0
     where id = ${input.id} and user_id = ${input.userId} and status = 'deleted'`;
+  await notify(sql, "deletion", input.userId);
 }

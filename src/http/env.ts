@@ -4,6 +4,7 @@ import type { z } from "zod";
 import { AppError, type ErrorCode } from "../lib/errors.ts";
 import type { Log } from "../lib/log.ts";
 import type { Identity } from "../services/accessTokens.ts";
+import type { Operator } from "../services/operators.ts";
 import type { Origin } from "../services/sessions.ts";
 
 export interface Env {
@@ -11,13 +12,14 @@ export interface Env {
     log: Log;
     origin: Origin;
     actor: Identity;
+    operator: Operator;
     /** Names what an idempotent write creates. */ claim?: string;
   };
 }
 
 const JSON_TYPE = /^application\/([a-z0-9.+-]+\+)?json\s*(;|$)/i;
 
-/** Operator routes are open to programs on this machine only. */
+/** Who may call a route: anybody, a signed-in user, somebody with an operator token. */
 export type Access = "public" | "user" | "operator";
 
 /** One route as the map, the documentation and the tests see it. */
@@ -25,6 +27,8 @@ export interface RouteSpec {
   method: "get" | "post" | "put" | "delete";
   path: string;
   access: Access;
+  /** An operator route that is also open, without a token, to programs on this machine. */
+  local?: true;
   summary: string;
   tag: string;
   body?: z.ZodType;
@@ -51,7 +55,7 @@ export interface Router {
 }
 
 /** A router whose routes describe themselves. `guards` run before a route of their access, in order. */
-export function createRouter(guards: Record<Access, MiddlewareHandler<Env>[]>): Router {
+export function createRouter(guards: Record<Access | "local", MiddlewareHandler<Env>[]>): Router {
   const app = new Hono<Env>();
   const specs: RouteSpec[] = [];
   return {
@@ -60,7 +64,7 @@ export function createRouter(guards: Record<Access, MiddlewareHandler<Env>[]>): 
     route(spec, handler) {
       specs.push(spec);
       const checks = [
-        ...guards[spec.access],
+        ...guards[spec.local ? "local" : spec.access],
         ...(spec.params ? [validate("param", spec.params)] : []),
         ...(spec.query ? [validate("query", spec.query)] : []),
         ...(spec.body ? [validateBody(spec.body)] : []),

@@ -41,7 +41,10 @@ export function renderOpenApi(specs: RouteSpec[]): object {
     },
     paths,
     components: {
-      securitySchemes: { bearer: { type: "http", scheme: "bearer", bearerFormat: "JWT" } },
+      securitySchemes: {
+        bearer: { type: "http", scheme: "bearer", bearerFormat: "JWT" },
+        operator: { type: "http", scheme: "bearer", description: "An operator token, `op_…`; never a user's" },
+      },
       schemas: { Error: schemaOf(errorSchema, "output") },
       headers: {
         RequestId: {
@@ -64,6 +67,7 @@ function renderOperation(spec: RouteSpec): object {
     summary: spec.summary,
     tags: [spec.tag],
     ...(spec.access === "user" ? { security: [{ bearer: [] }] } : {}),
+    ...(spec.access === "operator" ? { security: [{ operator: [] }, ...(spec.local ? [{}] : [])] } : {}),
     ...(parameters.length > 0 ? { parameters } : {}),
     ...(spec.body
       ? { requestBody: { required: !isBodyOptional(spec.body), content: renderContent(schemaOf(spec.body, "input")) } }
@@ -106,7 +110,8 @@ function errorsOf(spec: RouteSpec): ErrorCode[] {
   if (spec.access === "user") codes.push("unauthorized", "token_expired", "session_revoked", "account_suspended");
   if (spec.body) codes.push("validation_failed", "invalid_json", "unsupported_media_type");
   if (spec.query) codes.push("validation_failed");
-  if (spec.params || spec.access === "operator") codes.push("not_found");
+  if (spec.params || spec.local) codes.push("not_found");
+  if (spec.access === "operator") codes.push("too_many_attempts", ...(spec.local ? [] : (["unauthorized"] as const)));
   if (spec.method !== "get") codes.push("body_too_large");
   if (takesKey(spec)) codes.push("validation_failed", "idempotency_conflict", "idempotency_in_progress");
   return [...new Set(codes)];

@@ -39,6 +39,7 @@ export const ERRORS = {
     status: 409,
     message: "An account has this e-mail address already; sign in with its password, or verify the address first.",
   },
+  account_deleting: { status: 409, message: "This account is being deleted; nothing else can be done with it." },
   assistant_paused: { status: 409, message: "This assistant is paused; resume it to go on talking." },
   idempotency_conflict: { status: 409, message: "This Idempotency-Key was used with another request." },
   idempotency_in_progress: {

@@ -109,6 +109,7 @@ function createLookGauges(registry: Registry) {
       registers: [registry],
     }),
     mails: gauge("reef_mails", "Mails in the outbox: waiting to be sent, or given up (dead)", ["state"]),
+    deletions: gauge("reef_account_deletions", "Accounts that are being deleted; late: for more than an hour", ["age"]),
     databaseUp: gauge("reef_database_up", "1: Postgres answered this look"),
     gatewayConnected: gauge("reef_gateway_connected", "1: connected to the gateway"),
     sockets: gauge("reef_chat_sockets", "Devices connected to this process"),

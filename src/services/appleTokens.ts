@@ -70,7 +70,7 @@ export async function revokeAppleToken(deps: TokenDeps, sealedToken: Uint8Array)
   return "revoked";
 }
 
-function sealAppleToken(config: Pick<Deps["config"], "JWT_SECRET">, token: AppleToken): Buffer {
+export function sealAppleToken(config: Pick<Deps["config"], "JWT_SECRET">, token: AppleToken): Buffer {
   return seal(config.JWT_SECRET, PURPOSE, JSON.stringify(token));
 }
 

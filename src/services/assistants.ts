@@ -18,7 +18,7 @@ type AssistantDeps = Pick<Deps, "sql" | "config">;
 
 /**
  * Creates an assistant within the plan's number. `claim` names the creation: repeated, it finds the first one's.
- * Throws `assistant_limit_reached`, `voice_not_in_plan`.
+ * Throws `assistant_limit_reached`, `voice_not_in_plan`, `account_suspended`.
  */
 export async function createAssistantFor(
   deps: AssistantDeps,
@@ -43,6 +43,7 @@ export async function createAssistantFor(
       limit: plan.assistants,
     }),
   );
+  if (created === "inactive") throw new AppError("account_suspended");
   if (!created) {
     throw new AppError("assistant_limit_reached", {
       limit: plan.assistants,

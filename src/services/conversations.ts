@@ -24,7 +24,7 @@ type SqlDeps = Pick<Deps, "sql">;
 /**
  * Accepts a message: reservation, message and queued turn in one transaction. Only after it may anything be acknowledged.
  * The same client_id gives the same answer again. An expected "no" comes back as a value: `assistant_not_found`,
- * `assistant_paused`, `client_id_conflict`, `RATE_LIMITED`.
+ * `assistant_paused`, `account_suspended`, `client_id_conflict`, `RATE_LIMITED`.
  */
 export async function acceptMessage(
   deps: SqlDeps,
@@ -40,6 +40,8 @@ export async function acceptMessage(
     ]);
     if (!conversation || conversation.status === "deleted") return new AppError("assistant_not_found");
     if (earlier) return repeatAnswer(sql, input.userId, earlier, content);
+    // Read after the lock, so that nobody talks on after their suspension.
+    if (!day.active) return new AppError("account_suspended");
     if (conversation.status === "paused") return new AppError("assistant_paused");
     const turnId = newId();
     const usage = await reserveTextMessage(sql, { userId: input.userId, key: turnId, day });

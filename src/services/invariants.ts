@@ -59,6 +59,8 @@ export const INVARIANTS: readonly Invariant[] = [
   rule(6, "purge_begun", "a deleted assistant is being purged, a living one is not", inRows(rows.checkPurgeSteps)),
   rule(6, "purged_rows", "a purged assistant has left no row", inRows(rows.checkPurgedRows)),
   settling(rule(6, "purged_files", "a purged assistant has left no folder", checkPurgedFiles)),
+  rule(6, "deletion_begun", "an account that leaves is being deleted, no other is", inRows(rows.checkDeletionSteps)),
+  rule(6, "deleted_rows", "a deleted account has left no row", inRows(rows.checkDeletedRows)),
   rule(7, "message_owner", "a message is its assistant's owner's", inRows(rows.checkMessageOwners)),
   rule(7, "turn_owner", "a turn is its assistant's owner's", inRows(rows.checkTurnOwners)),
   rule(7, "ledger_owner", "a ledger row is its assistant's owner's", inRows(rows.checkLedgerOwners)),

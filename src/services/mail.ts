@@ -10,9 +10,9 @@ export type Mail =
   | { template: "verify-email" | "reset-password"; params: { token_id: string } }
   | { template: "signup-attempt"; params: Record<string, never> }
   | { template: "new-device"; params: { device_name: string | null; network: string | null; at: string } }
-  | { template: "password-changed" | "deletion-requested"; params: { at: string } }
+  | { template: "password-changed"; params: { at: string } }
   | { template: "plan-changed"; params: { from_plan: string; to_plan: string; at: string } };
-export type LastMail = { template: "deletion-finished"; params: { at: string } };
+export type LastMail = { template: "deletion-requested" | "deletion-finished"; params: { at: string } };
 
 /**
  * Mails a user, in the caller's transaction: it goes out when that commits, and not at all when it does not. At least
@@ -22,7 +22,7 @@ export async function sendMail(sql: Queryable, userId: string, mail: Mail): Prom
   if (await insertUserMail(sql, { userId, ...mail })) await notify(sql, "mail", "");
 }
 
-/** Mails an address whose account is going: this row stays when the user's rows are erased. */
+/** Mails the address of an account that is going, and has it no more: this row stays when the user's rows are erased. */
 export async function sendLastMail(sql: Queryable, recipient: string, mail: LastMail): Promise<void> {
   await insertLastMail(sql, { recipient, ...mail });
   await notify(sql, "mail", "");

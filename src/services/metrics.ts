@@ -1,3 +1,4 @@
+import { countDeletions } from "../db/deletions.ts";
 import { readGatewayLoad } from "../db/load.ts";
 import { countMails } from "../db/outbox.ts";
 import type { Deps } from "../deps.ts";
@@ -41,13 +42,16 @@ function lookAtProcess({ metrics, gateway, loopDelay }: MetricsDeps, hub: Pick<C
 
 async function lookAtDatabase({ metrics, sql, config, processId }: MetricsDeps): Promise<void> {
   const { look } = metrics;
-  const read = async () => {
-    const load = await readGatewayLoad(sql, { gatewayId: config.GATEWAY_ID, owner: processId });
-    return load && { ...load, mails: await countMails(sql) };
-  };
-  const load = await withDeadline(read(), DATABASE_MS, "reading the load").catch(() => null);
+  const read = async () => ({
+    load: await readGatewayLoad(sql, { gatewayId: config.GATEWAY_ID, owner: processId }),
+    mails: await countMails(sql),
+    deletions: await countDeletions(sql),
+  });
+  const seen = await withDeadline(read(), DATABASE_MS, "reading the load").catch(() => null);
+  const { load = null, mails = null, deletions = null } = seen ?? {};
   look.databaseUp.set(Number(load !== null));
-  if (!load) {
+  look.deletions.reset();
+  if (!load || !mails || !deletions) {
     // Old numbers would be a lie, and so would zeros.
     look.turns.reset();
     look.assistants.reset();
@@ -57,7 +61,9 @@ async function lookAtDatabase({ metrics, sql, config, processId }: MetricsDeps):
   }
   for (const status of UNFINISHED) look.turns.set({ status }, load.turns[status] ?? 0);
   for (const state of CONFIGURED) look.assistants.set({ state }, load.assistants[state] ?? 0);
-  for (const state of ["waiting", "dead"] as const) look.mails.set({ state }, load.mails[state]);
+  for (const state of ["waiting", "dead"] as const) look.mails.set({ state }, mails[state]);
+  look.deletions.set({ age: "any" }, deletions.unfinished);
+  look.deletions.set({ age: "late" }, deletions.late);
   look.queueOldest.set(load.oldestSeconds);
   look.running.set(load.runningHere);
   look.workingSet.set(load.workingSet);

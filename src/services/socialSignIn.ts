@@ -1,5 +1,5 @@
 import type { Provider, ProvenIdentity } from "../clients/identityProviders.ts";
-import { insertAudit } from "../db/audit.ts";
+import { insertAudit, type AuditAction } from "../db/audit.ts";
 import type { Queryable } from "../db/connect.ts";
 import { findCandidate, insertIdentity, isIdentityOf, type Candidate } from "../db/identities.ts";
 import { createUser, isTimezone, type User } from "../db/users.ts";
@@ -144,7 +144,7 @@ async function findOrCreate(
   sql: Queryable,
   identity: ProvenIdentity,
   input: SocialSignIn,
-): Promise<{ user: User; actions: string[] }> {
+): Promise<{ user: User; actions: AuditAction[] }> {
   const { provider, subject, email } = identity;
   const found = await findCandidate(sql, { provider, subject, email });
   if (found && found.user.status !== "active") throw new AppError("account_suspended");

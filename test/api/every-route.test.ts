@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { createServer } from "../../src/server.ts";
 import { createChatHub } from "../../src/services/chatHub.ts";
 import { call, makeAssistant, makeUser, type Answer, type Json, type TestUser } from "../factories.ts";
+import { createOperator, revokeOperator } from "../../src/services/operators.ts";
 import { startTestReef, type TestReef } from "../harness.ts";
 
 /** Every route of the application and who may call it. A new route fails here until it is listed. */
@@ -35,7 +36,14 @@ const TABLE: Record<string, "public" | "user" | "operator"> = {
   "POST /api/assistants/:id/resume": "user",
   "GET /api/assistants/:id/messages": "user",
   "POST /api/assistants/:id/messages": "user",
+  "DELETE /api/user/account": "user",
   "GET /metrics": "operator",
+  "GET /api/admin/users": "operator",
+  "GET /api/admin/users/:id": "operator",
+  "POST /api/admin/users/:id/suspend": "operator",
+  "POST /api/admin/users/:id/restore": "operator",
+  "POST /api/admin/users/:id/end-sessions": "operator",
+  "GET /api/admin/audit": "operator",
 };
 const DOCUMENTS = ["GET /openapi.json", "GET /docs", "GET /docs/start.js", "GET /docs/:asset", "GET /ws/chat"];
 const WITH_BODY = new Set([
@@ -53,6 +61,8 @@ const WITH_BODY = new Set([
   "POST /api/assistants",
   "PUT /api/assistants/:id",
   "POST /api/assistants/:id/messages",
+  "DELETE /api/user/account",
+  "POST /api/admin/users/:id/suspend",
 ]);
 /** A body that fits, where a route needs one. */
 const FITTING: Record<string, object> = {
@@ -66,6 +76,7 @@ let owner: TestUser;
 let stranger: TestUser;
 let assistantId: string;
 let sessionId: string;
+let operatorToken: string;
 let description: Json;
 
 beforeAll(async () => {
@@ -74,13 +85,16 @@ beforeAll(async () => {
   stranger = await makeUser(reef);
   assistantId = (await makeAssistant(owner)).id;
   sessionId = (await owner.call("GET", "/api/auth/sessions")).body[0].id;
+  operatorToken = (await createOperator(reef.deps, { osUser: "tester" }, "every-route"))!;
 });
 afterAll(() => reef.stop());
 
 /** The path with a thing of the owner's in it, and what somebody else is told who asks for it. */
 const isSession = (path: string) => path.startsWith("/api/auth/sessions");
-const pathOf = (path: string) => path.replace(":id", isSession(path) ? sessionId : assistantId);
+const thingOf = (path: string) => (path.includes("/admin/") ? owner.id : isSession(path) ? sessionId : assistantId);
+const pathOf = (path: string) => path.replace(":id", thingOf(path));
 const unknownOf = (path: string) => (isSession(path) ? "session_not_found" : "assistant_not_found");
+const tokenFor = (route: string) => (TABLE[route] === "operator" ? operatorToken : owner.token);
 const split = (route: string) => route.split(" ") as [string, string];
 
 /** Fails when the description does not have this answer for this route. */
@@ -123,7 +137,7 @@ describe("user routes", () => {
         expect(answer.body.request_id).toBe(answer.headers.get("x-request-id"));
       }
     });
-    if (path.includes(":id")) {
+    if (path.includes("/assistants/:id")) {
       test(`${route}: somebody else's is 404`, async () => {
         const body = FITTING[route];
         const answer = await stranger.call(method, pathOf(path), body);
@@ -159,6 +173,61 @@ describe("user routes", () => {
   }
 });
 
+describe("every user route", () => {
+  for (const route of Object.keys(TABLE).filter((name) => TABLE[name] === "user")) {
+    const [method, path] = split(route);
+    test(`${route}: a suspended user is 403, one that leaves too, an operator's token 401`, async () => {
+      const user = await makeUser(reef);
+      const body = WITH_BODY.has(route) ? {} : undefined;
+      for (const status of ["suspended", "deleting"]) {
+        await reef.sql`update users set status = ${status} where id = ${user.id}`;
+        const answer = await user.call(method, pathOf(path), body);
+        expect([answer.status, answer.body.code]).toEqual([403, "account_suspended"]);
+        await expectDescribed(route, answer);
+      }
+      const answer = await call(reef.url, method, pathOf(path), body, operatorToken);
+      expect([answer.status, answer.body.code]).toEqual([401, "unauthorized"]);
+    });
+  }
+});
+
+describe("operator routes", () => {
+  for (const route of Object.keys(TABLE).filter((name) => name.includes("/api/admin"))) {
+    const [method, path] = split(route);
+    const body = route.endsWith("/suspend") ? { reason: "test" } : undefined;
+    test(`${route}: no token, a user's, a suspended user's, an unknown and a revoked one are the same 401`, async () => {
+      const suspended = await makeUser(reef);
+      await reef.sql`update users set status = 'suspended' where id = ${suspended.id}`;
+      const name = `revoked-${Math.random().toString(36).slice(2)}`;
+      const revoked = (await createOperator(reef.deps, { osUser: "tester" }, name))!;
+      await revokeOperator(reef.deps, { osUser: "tester" }, name);
+      for (const token of [undefined, owner.token, stranger.token, suspended.token, `op_${"x".repeat(43)}`, revoked]) {
+        const answer = await call(reef.url, method, pathOf(path), body, token);
+        expect([answer.status, answer.body.code]).toEqual([401, "unauthorized"]);
+        await expectDescribed(route, answer);
+      }
+      expect((await owner.call("GET", "/api/assistants")).status).toBe(200);
+    });
+    test(`${route}: a right token is answered, as described; an id that is nobody's is 404`, async () => {
+      const user = await makeUser(reef);
+      const ask = (id: string) => call(reef.url, method, path.replace(":id", id), body, operatorToken);
+      const answer = await ask(user.id);
+      expect(answer.status).toBe(200);
+      await expectDescribed(route, answer);
+      if (!path.includes(":id")) {
+        const bad = await call(reef.url, method, `${path}?limit=x&unknown=1`, undefined, operatorToken);
+        expect([bad.status, bad.body.code]).toEqual([400, "validation_failed"]);
+        return expectDescribed(route, bad);
+      }
+      for (const id of [crypto.randomUUID(), "17"]) {
+        const missing = await ask(id);
+        expect(missing.status).toBe(404);
+        await expectDescribed(route, missing);
+      }
+    });
+  }
+});
+
 describe("bad bodies", () => {
   for (const route of WITH_BODY) {
     const [method, path] = split(route);
@@ -175,12 +244,12 @@ describe("bad bodies", () => {
         [JSON.stringify({ email: "x".repeat(66_000) }), 413, "body_too_large"],
       ];
       for (const [body, status, code] of cases) {
-        const answer = await call(reef.url, method, pathOf(path), body, owner.token);
+        const answer = await call(reef.url, method, pathOf(path), body, tokenFor(route));
         expect([answer.status, answer.body.code]).toEqual([status, code]);
         await expectDescribed(route, answer);
       }
       for (const type of ["text/plain", "application/json,", "application/jsonp"]) {
-        const answer = await call(reef.url, method, pathOf(path), '{"a":1}', owner.token, { "content-type": type });
+        const answer = await call(reef.url, method, pathOf(path), '{"a":1}', tokenFor(route), { "content-type": type });
         expect([answer.status, answer.body.code]).toEqual([415, "unsupported_media_type"]);
         await expectDescribed(route, answer);
       }

@@ -227,6 +227,47 @@ const CASES: [string, string[], (person: Person) => Promise<Undo>][] = [
   ["a purged one that is still parked", ["purged_files"], async () => folder("parked", purged.agentId)],
   ["files of an id of ours that no row has", ["purged_files"], async () => folder("parked", `agent_${"0".repeat(20)}`)],
   [
+    "an account that leaves and that nobody deletes",
+    ["deletion_begun"],
+    async () => {
+      await sql`update users set status = 'deleting' where id = ${purged.user.id}`;
+      return () => sql`update users set status = 'active' where id = ${purged.user.id}`;
+    },
+  ],
+  [
+    "the deletion of an account that stays",
+    ["deletion_begun"],
+    async () => {
+      await sql`insert into account_deletions (user_id) values (${purged.user.id})`;
+      return () => sql`delete from account_deletions where user_id = ${purged.user.id}`;
+    },
+  ],
+  [
+    "a deleted account that has left its rows",
+    ["deleted_rows"],
+    async () => {
+      await sql`insert into account_deletions (user_id, step) values (${purged.user.id}, 'redis')`;
+      return () => sql`delete from account_deletions where user_id = ${purged.user.id}`;
+    },
+  ],
+  [
+    "an address that a deleted account has left in the audit log",
+    ["deleted_rows"],
+    async () => {
+      const id = newId();
+      await sql`insert into account_deletions (user_id, step, finished_at) values (${id}, 'done', now())`;
+      await sql`insert into audit_log (id, actor, action, subject_user_id, ip)
+        values (${newId()}, 'unknown', 'session.login_failed', ${id}, '192.0.2.1')`;
+    },
+  ],
+  [
+    "a deleted account whose address is kept",
+    ["deleted_rows"],
+    async () =>
+      void (await sql`insert into account_deletions (user_id, step, finished_at, recipient)
+        values (${newId()}, 'done', now(), 'kept@example.org')`),
+  ],
+  [
     "a message of somebody else",
     ["message_owner"],
     async ({ user }) =>

@@ -50,7 +50,7 @@ const hurry = async (user: TestUser) => {
 test("a mail goes out when its transaction commits, in text and HTML, and its row is gone; rolled back, it never does", async () => {
   const user = await makeMailedUser();
   const failed = reef.sql.begin(async (sql) => {
-    await sendMail(sql, user.id, { template: "deletion-requested", params: { at } });
+    await sendMail(sql, user.id, { template: "password-changed", params: { at } });
     throw new Error("rolled back");
   });
   expect(failed).rejects.toThrow("rolled back");

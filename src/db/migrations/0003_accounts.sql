@@ -53,12 +53,15 @@ create table operator_tokens (
 );
 
 -- How far the deletion of an account has come (see services/deletion.ts). No foreign key: it outlives the user's row.
--- `recipient`, `provider_tokens` and Stripe's ids are there for the steps to come and are gone with them.
+-- `recipient`, `provider_tokens` and `turn_ids` (whose texts Redis may keep) are there for the steps to come and are gone
+-- at its end. `next_attempt_at` is also the lease of the process that works at it.
 create table account_deletions (
   user_id uuid primary key,
-  step text not null check (step in ('subscription', 'provider', 'agents', 'rows', 'redis', 'mail', 'done')),
+  step text not null default 'subscription'
+    check (step in ('subscription', 'provider', 'agents', 'rows', 'redis', 'mail', 'done')),
   recipient citext,
   provider_tokens jsonb not null default '[]',
+  turn_ids uuid[] not null default '{}',
   attempts integer not null default 0,
   next_attempt_at timestamptz not null default now(),
   last_error text,
@@ -86,3 +89,9 @@ alter table daily_usage
 
 create index audit_log_at on audit_log (at desc);
 create index refresh_tokens_devices on refresh_tokens (user_id, created_at desc);
+
+-- What a foreign key asks when a user or an assistant goes; without them it reads whole tables.
+create index messages_user on messages (user_id);
+create index turns_user on turns (user_id);
+create index turns_assistant on turns (assistant_id);
+create index outbox_user on outbox (user_id);

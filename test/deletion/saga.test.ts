@@ -1,0 +1,204 @@
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { loadConfig } from "../../src/config.ts";
+import { DELETION_STEPS, type Deletion } from "../../src/db/deletions.ts";
+import { listen } from "../../src/db/notify.ts";
+import { createDeps, type Deps } from "../../src/deps.ts";
+import { newId } from "../../src/lib/ids.ts";
+import type { Loop } from "../../src/lib/loop.ts";
+import { createLog } from "../../src/lib/log.ts";
+import { createDeletionSteps, startDeletions, type DeletionSteps } from "../../src/services/deletion.ts";
+import { checkInvariants } from "../../src/services/invariants.ts";
+import { sealAppleToken } from "../../src/services/appleTokens.ts";
+import { leave } from "../../src/services/leaving.ts";
+import { startReconciler } from "../../src/services/reconciler.ts";
+import { makeAssistant, makeUser, type TestUser } from "../factories.ts";
+import { startFakeIdentityProvider, type FakeIdentityProvider } from "../fakes/identityProvider.ts";
+import { startFakeStripe, type FakeStripe } from "../fakes/stripe.ts";
+import { startTestReef, until, type TestReef } from "../harness.ts";
+import { listTablesOf } from "./search.ts";
+
+/** Without the last, `done`, where nothing is left to do. */
+const STEPS = DELETION_STEPS.slice(0, -1) as (keyof DeletionSteps)[];
+const ORIGIN = { ip: "192.0.2.9", requestId: "test" };
+
+let reef: TestReef;
+let stripe: FakeStripe;
+let deps: Deps;
+let apple: FakeIdentityProvider;
+const people: { user: TestUser; subscription: string }[] = [];
+const close: (() => unknown)[] = [];
+const running = new Set<Loop>();
+
+// The processes have gone; what they would do is done here, by loops that can be held and let go of in mid-step.
+beforeAll(async () => {
+  stripe = startFakeStripe();
+  apple = await startFakeIdentityProvider("apple");
+  reef = await startTestReef({ ...apple.env, STRIPE_SECRET_KEY: "sk_test_x", STRIPE_API_BASE: stripe.url });
+  for (let n = 0; n < STEPS.length * 2 + 4; n++) {
+    const user = await makeUser(reef);
+    const subscription = `sub_${user.id}`;
+    await makeAssistant(user);
+    stripe.subscriptions.set(subscription, "active");
+    await reef.sql`insert into subscriptions (user_id, plan, source, stripe_subscription_id)
+      values (${user.id}, 'pro', 'stripe', ${subscription})`;
+    const refreshToken = `token of ${user.id}`;
+    apple.refreshTokens.set(refreshToken, { subject: user.id, live: true });
+    const sealed = sealAppleToken(reef.deps.config, { clientId: apple.clientId, refreshToken });
+    await reef.sql`insert into identities (provider, subject, user_id, provider_token)
+      values ('apple', ${user.id}, ${user.id}, ${sealed})`;
+    people.push({ user, subscription });
+  }
+  await reef.stopProcess();
+  deps = createDeps(loadConfig(reef.env), createLog("silent"));
+  const reconciler = startReconciler(deps);
+  const wake = () => [reconciler, ...running].forEach((loop) => loop.wake());
+  const unlisten = await listen(deps.sql, wake, wake);
+  close.push(unlisten, () => reconciler.stop());
+}, 60_000);
+afterAll(async () => {
+  await Promise.all([...running].map((loop) => loop.stop()));
+  for (const one of close) await one();
+  await deps.close();
+  await reef.stop();
+  await stripe.stop();
+  await apple.stop();
+});
+
+const next = () => people.pop() ?? expect.unreachable();
+const ask = (user: TestUser) =>
+  leave(deps, { kind: "user", userId: user.id, sessionId: newId(), expiresAt: 0 }, ORIGIN, {
+    password: user.password,
+    identity: null,
+  });
+const start = (change: (real: DeletionSteps) => Partial<DeletionSteps> = () => ({})): Loop => {
+  const real = createDeletionSteps(deps);
+  const loop = startDeletions(deps, { ...real, ...change(real) });
+  running.add(loop);
+  return loop;
+};
+const stop = async (loop: Loop) => {
+  running.delete(loop);
+  await loop.stop();
+};
+const rowOf = async (user: TestUser) => {
+  const [row] = await deps.sql<
+    { step: string; attempts: number; lastError: string | null; recipient: string | null }[]
+  >`
+    select step, attempts, last_error, recipient from account_deletions where user_id = ${user.id}`;
+  return row!;
+};
+const reaches = (user: TestUser, step: string) =>
+  until(`${user.id} is at ${step}`, async () => (await rowOf(user)).step === step, 20_000);
+/** Its lease, or its pause after a failure, is over. */
+const passTime = (user: TestUser) =>
+  deps.sql`update account_deletions set next_attempt_at = now() where user_id = ${user.id} and finished_at is null`;
+
+async function expectGone({ user, subscription }: { user: TestUser; subscription: string }): Promise<void> {
+  expect(await rowOf(user)).toEqual({ step: "done", attempts: 0, lastError: null, recipient: null });
+  expect(await listTablesOf(deps.sql, user.id)).toEqual(["account_deletions"]);
+  expect(stripe.subscriptions.get(subscription)).toBe("canceled");
+  expect(apple.refreshTokens.get(`token of ${user.id}`)?.live).toBe(false);
+  const mails = await deps.sql`select 1 from outbox where recipient = ${user.email} and template = 'deletion-finished'`;
+  expect(mails.length).toBe(1);
+  const audits = await deps.sql`select action from audit_log where subject_user_id = ${user.id} order by id`;
+  expect(audits.map((row) => row["action"])).toEqual([
+    "account.signup",
+    "account.deletion_requested",
+    "account.deleted",
+  ]);
+}
+
+for (const step of STEPS) {
+  for (const when of ["before its work", "after its work, before its record is seen"] as const) {
+    test(`a process that dies at "${step}" ${when}: another ends it the same, and the dead one's return changes nothing`, async () => {
+      const person = next();
+      const reached = Promise.withResolvers<void>();
+      const back = Promise.withResolvers<void>();
+      const over = Promise.withResolvers<void>();
+      const dying = start((real) => ({
+        [step]: async (deletion: Deletion) => {
+          if (deletion.userId !== person.user.id) return real[step](deletion);
+          const early = when === "before its work" ? null : await real[step](deletion);
+          reached.resolve();
+          await back.promise;
+          // It stood still and comes back: does its work (again), with what it knew then.
+          await real[step](deletion).finally(over.resolve);
+          return early && null;
+        },
+      }));
+      await ask(person.user);
+      await reached.promise;
+      running.delete(dying);
+      const other = start();
+      await passTime(person.user);
+      other.wake();
+      await reaches(person.user, "done");
+      await expectGone(person);
+      back.resolve();
+      await over.promise;
+      await dying.stop();
+      await stop(other);
+      await expectGone(person);
+    }, 40_000);
+  }
+}
+
+test("money first: while Stripe fails nothing else is done, nobody else waits, and nothing secret is kept", async () => {
+  const [person, free] = [next(), next()];
+  await deps.sql`delete from subscriptions where user_id = ${free.user.id}`;
+  stripe.broken = true;
+  const loop = start();
+  await ask(person.user);
+  await until("it has failed", async () => (await rowOf(person.user)).attempts >= 1);
+  await ask(free.user);
+  await reaches(free.user, "done");
+  expect(await rowOf(person.user)).toMatchObject({ step: "subscription", recipient: person.user.email });
+  expect((await rowOf(person.user)).lastError).toMatch(/^Error\w* |^Stripe\w+( \d+)?$/);
+  const [assistant] = await deps.sql`select status from assistants where user_id = ${person.user.id}`;
+  expect(assistant!["status"]).toBe("active");
+  stripe.broken = false;
+  await passTime(person.user);
+  loop.wake();
+  await reaches(person.user, "done");
+  await expectGone(person);
+  // Stripe repeats its answer to a key for a day: each try after a failure has a key of its own.
+  const keys = stripe.cancels.filter(({ id }) => id === person.subscription).map(({ key }) => key);
+  expect([keys.length >= 2, new Set(keys).size]).toEqual([true, keys.length]);
+  await stop(loop);
+}, 40_000);
+
+test("a subscription that is cancelled or unknown already is done", async () => {
+  const person = next();
+  stripe.subscriptions.set(person.subscription, "canceled");
+  const loop = start();
+  await ask(person.user);
+  await reaches(person.user, "done");
+  await expectGone(person);
+  await stop(loop);
+}, 40_000);
+
+test("two processes: each step of each is done by one of them, and the invariants hold meanwhile and after", async () => {
+  const person = next();
+  const done: string[] = [];
+  const counted = (real: DeletionSteps) =>
+    Object.fromEntries(
+      STEPS.map((step) => [
+        step,
+        async (deletion: Deletion) => {
+          const after = await real[step](deletion);
+          if (after || step === "mail") done.push(step);
+          return after;
+        },
+      ]),
+    );
+  const loops = [start(counted), start(counted)];
+  await ask(person.user);
+  const violated = async () =>
+    (await checkInvariants(deps, { patienceMs: 20_000, timeoutMs: 10_000 })).filter(({ status }) => status !== "ok");
+  expect(await violated()).toEqual([]);
+  await reaches(person.user, "done");
+  await expectGone(person);
+  expect(done).toEqual([...STEPS]);
+  expect(await violated()).toEqual([]);
+  for (const loop of loops) await stop(loop);
+}, 60_000);
