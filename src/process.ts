@@ -35,9 +35,9 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
   await registerGateway(deps.sql, { id: config.GATEWAY_ID, workingSet: config.GATEWAY_WORKING_SET });
   let draining = false;
   const hub = createChatHub(deps);
-  const sockets = createChatSockets(deps, hub);
-  const http = createServer(deps, hub, () => draining);
   const engine = startTurnEngine(deps, hub);
+  const sockets = createChatSockets(deps, hub, engine);
+  const http = createServer(deps, hub, engine, () => draining);
   const reconciler = startReconciler(deps);
   const monitor = startMonitor(deps);
 
@@ -77,6 +77,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
   };
   // What was sent while nobody listened is lost: read everything.
   const catchUp = () => {
+    engine.wake();
     engine.wakeStops();
     reconciler.wake();
     resync.wake();

@@ -13,6 +13,7 @@ import { docsRoutes } from "./routes/docs.ts";
 import { metricsRoutes } from "./routes/metrics.ts";
 import { systemRoutes } from "./routes/system.ts";
 import type { ChatHub } from "./services/chatHub.ts";
+import type { Starter } from "./services/turnEngine.ts";
 
 export interface HttpServer {
   app: Hono<Env>;
@@ -20,7 +21,7 @@ export interface HttpServer {
 }
 
 /** The HTTP application: what runs before every route, and which file serves which address. */
-export function createServer(deps: Deps, hub: ChatHub, isDraining: () => boolean): HttpServer {
+export function createServer(deps: Deps, hub: ChatHub, engine: Starter, isDraining: () => boolean): HttpServer {
   const router = createRouter({
     public: [],
     user: [requireUser(deps), idempotency(deps)],
@@ -38,7 +39,7 @@ export function createServer(deps: Deps, hub: ChatHub, isDraining: () => boolean
   chatRoute(app);
 
   // Signed-in users
-  assistantRoutes(router, deps, hub);
+  assistantRoutes(router, deps, hub, engine);
 
   // Operators
   metricsRoutes(router, deps, hub);

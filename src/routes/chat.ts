@@ -16,6 +16,7 @@ import { authenticate, type Identity } from "../services/accessTokens.ts";
 import { wakeAssistant } from "../services/assistants.ts";
 import type { ChatHub } from "../services/chatHub.ts";
 import { findResetReason, type Peer } from "../services/chatRooms.ts";
+import type { Starter } from "../services/turnEngine.ts";
 import { handleFrame } from "./chatFrames.ts";
 
 const MAX_SOCKETS_PER_USER = 10;
@@ -68,7 +69,7 @@ export function chatRoute(app: Hono<Env>): void {
 }
 
 /** The chat socket on Bun's own WebSocket server. */
-export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
+export function createChatSockets(deps: Deps, hub: ChatHub, engine: Starter): ChatSockets {
   const sockets = new Set<ServerWebSocket<SocketData>>();
   let closing = false;
   return {
@@ -118,7 +119,7 @@ export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
         if (data.waiting >= MAX_WAITING_FRAMES) return refuseFlood(data, peer);
         data.waiting += 1;
         data.work = data.work
-          .then(() => handleFrame(deps, hub, peer, raw))
+          .then(() => handleFrame(deps, { hub, engine }, peer, raw))
           .finally(() => {
             data.waiting -= 1;
             if (data.waiting === 0) data.refused = 0;

@@ -35,6 +35,8 @@ const WITH_BODY = new Set([
   "POST /api/assistants/:id/messages",
 ]);
 
+/** Nothing is sent here. */
+const idle = { claim: async () => [], start: () => undefined };
 let reef: TestReef;
 let owner: TestUser;
 let stranger: TestUser;
@@ -71,7 +73,7 @@ async function expectDescribed(route: string, answer: Answer) {
 }
 
 test("the table names every route, and nothing else is mounted", () => {
-  const { app, specs } = createServer(reef.deps, createChatHub(reef.deps), () => false);
+  const { app, specs } = createServer(reef.deps, createChatHub(reef.deps), idle, () => false);
   expect(new Map(specs.map((spec) => [`${spec.method.toUpperCase()} ${spec.path}`, spec.access]))).toEqual(
     new Map(Object.entries(TABLE)),
   );
