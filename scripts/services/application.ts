@@ -32,9 +32,10 @@ type Launched = {
  */
 export async function keepApplication(run: Run, options: Options): Promise<{ replaceAll(): Promise<void> }> {
   const children = new Map<number, Child>();
-  const watch = (n: number, { child, said }: Launched) => {
+  const watch = (n: number, launched: Launched) => {
+    const { child } = launched;
     children.set(n, child);
-    void child.exited.then((code) => (children.get(n) === child ? ended(n, code, said()) : undefined));
+    void child.exited.then((code) => (children.get(n) === child ? ended(n, code, launched.said()) : undefined));
   };
   const start = async (n: number): Promise<void> => {
     const launched = launch(options, n);
