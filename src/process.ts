@@ -1,3 +1,4 @@
+import { preferNewest } from "./clients/portGroup.ts";
 import { registerGateway } from "./db/gateways.ts";
 import { migrate } from "./db/migrate.ts";
 import { listen, type Notice } from "./db/notify.ts";
@@ -20,6 +21,8 @@ const RESYNC_MS = 30_000;
 const DRAIN_MS = 8_000;
 /** What hangs beyond this is left behind: its turns run out of their leases. */
 const LOOPS_STOP_MS = 10_000;
+/** Who is connected, or on the way here while new connections go to others, sends a request within this time. */
+const LAST_REQUESTS_MS = 1_000;
 const DATABASE_WAIT_MS = 60_000;
 
 /** A running Reef: its port, and the orderly way to end it. */
@@ -87,7 +90,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
   const server = Bun.serve({
     hostname: config.HOST,
     port: config.PORT,
-    reusePort: config.REUSE_PORT,
+    reusePort: config.PROCESSES > 1,
     idleTimeout: 60,
     // The application refuses what is too large (limitBody), with its own answer; Bun's has none.
     maxRequestBodySize: Number.MAX_SAFE_INTEGER,
@@ -105,6 +108,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
     },
     websocket: sockets.websocket,
   });
+  if (config.PROCESSES > 1) preferNewest(config.PROCESSES, log);
   const sweeper = setInterval(() => sockets.sweep(), Math.min(SWEEP_MS, config.CHAT_PING_MS));
 
   return {
@@ -112,8 +116,9 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
     async stop() {
       draining = true;
       log.info("shutting down");
-      const listening = server.stop(false);
       sockets.closeAll("restart");
+      // Bun closes a connection that has not asked anything yet, and the kernel resets one that was not accepted.
+      const listening = sleep(config.PROCESSES > 1 ? LAST_REQUESTS_MS : 0).then(() => server.stop(false));
       clearInterval(sweeper);
       const loops = Promise.all([
         engine.stop(DRAIN_MS),
@@ -125,7 +130,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
       await withDeadline(loops, LOOPS_STOP_MS, "the loops").catch((err: unknown) =>
         log.warn({ err }, "did not stop in time"),
       );
-      await withDeadline(listening, 1000, "open requests").catch(() => server.stop(true));
+      await withDeadline(listening, LAST_REQUESTS_MS + 1000, "open requests").catch(() => server.stop(true));
       await withDeadline(unlisten(), 1000, "unlisten").catch(() => undefined);
       await deps.close();
     },

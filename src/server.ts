@@ -3,7 +3,7 @@ import type { Deps } from "./deps.ts";
 import { requireUser } from "./http/auth.ts";
 import { createRouter, type Env, type RouteSpec } from "./http/env.ts";
 import { idempotency } from "./http/idempotency.ts";
-import { limitBody, measure, requestLog, securityHeaders } from "./http/middleware.ts";
+import { limitBody, measure, requestLog, securityHeaders, sendElsewhere } from "./http/middleware.ts";
 import { requireOperator } from "./http/operator.ts";
 import { renderNoRoute, renderProblem } from "./http/problem.ts";
 import { assistantRoutes } from "./routes/assistants.ts";
@@ -28,7 +28,7 @@ export function createServer(deps: Deps, hub: ChatHub, engine: Starter, isDraini
     operator: [requireOperator],
   });
   const { app, specs } = router;
-  app.use(requestLog(deps.log), measure(deps.metrics), securityHeaders(), limitBody());
+  app.use(requestLog(deps.log), measure(deps.metrics), securityHeaders(), sendElsewhere(isDraining), limitBody());
   app.onError(renderProblem);
   app.notFound((c) => renderNoRoute(c, methodsOf(app, c.req.path)));
 

@@ -1,6 +1,7 @@
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { pid } from "node:process";
 import postgres from "postgres";
 import { loadConfig } from "../src/config.ts";
 import { migrate } from "../src/db/migrate.ts";
@@ -60,7 +61,8 @@ export async function createTestDatabase(base = requireEnv("TEST_DATABASE_URL"))
 
 /** A whole Reef on a database, a Redis prefix and a fake gateway of its own. `overrides` are environment variables. */
 export async function startTestReef(overrides: Record<string, string> = {}): Promise<TestReef> {
-  const dir = mkdtempSync(join(tmpdir(), "reef-test-"));
+  // The runner removes folders of processes that are no more; those of others that test right now stay.
+  const dir = mkdtempSync(join(tmpdir(), `reef-test-${pid}-`));
   for (const name of ["state", "home", "workspaces"]) mkdirSync(join(dir, name));
   const config = { OPENAI_BASE_URL: "http://127.0.0.1:1/v1", GATEWAY_MAX_RUNS: 16, TURN_TOTAL_MS: 300_000 };
   const workspaces = createWorkspaces(dir, createLog("silent"));
