@@ -101,6 +101,10 @@ async function start(run: Run, settings: Settings): Promise<void> {
   const connected = { ...app, ...mailDir, DATABASE_URL: databaseUrl, REDIS_URL: redisUrl };
   writeRunningFile(data.path, connected);
   const application = keepApplication(run, { ...settings, env: connected, folder: folder("logs") });
+  process.on("SIGUSR2", () => {
+    if (settings.processes === 1) run.say("only several processes can be replaced: npm start -- --processes 2");
+    else void application.then((kept) => kept.replaceAll());
+  });
   await Promise.all([gateway, run.waitFor("application", application)]);
   run.ready(urlOf(settings.host, settings.port));
 }

@@ -58,7 +58,11 @@ export const environmentSchema = z.object({
     .describe("development, production or test"),
   HOST: text("Address to listen on").default("127.0.0.1"),
   PORT: integer("Port to listen on", 0, 65535).default(3000),
-  REUSE_PORT: flag("Several processes listen on the same port (SO_REUSEPORT)").default(false),
+  PROCESSES: integer(
+    "How many processes listen on the port; one more, and it takes all new connections",
+    1,
+    64,
+  ).default(1),
   LOG_LEVEL: z
     .enum(["trace", "debug", "info", "warn", "error", "silent"])
     .default("info")

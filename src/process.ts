@@ -1,3 +1,4 @@
+import { preferNewest } from "./clients/portGroup.ts";
 import { registerGateway } from "./db/gateways.ts";
 import { migrate } from "./db/migrate.ts";
 import { listen, type Notice } from "./db/notify.ts";
@@ -22,6 +23,8 @@ const RESYNC_MS = 30_000;
 const DRAIN_MS = 8_000;
 /** What hangs beyond this is left behind: its turns run out of their leases. */
 const LOOPS_STOP_MS = 10_000;
+/** Who is connected, or on the way here while new connections go to others, sends a request within this time. */
+const LAST_REQUESTS_MS = 1_000;
 const DATABASE_WAIT_MS = 60_000;
 
 /** A running Reef: its port, and the orderly way to end it. */
@@ -37,9 +40,9 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
   await registerGateway(deps.sql, { id: config.GATEWAY_ID, workingSet: config.GATEWAY_WORKING_SET });
   let draining = false;
   const hub = createChatHub(deps);
-  const sockets = createChatSockets(deps, hub);
-  const http = createServer(deps, hub, () => draining);
   const engine = startTurnEngine(deps, hub);
+  const sockets = createChatSockets(deps, hub, engine);
+  const http = createServer(deps, hub, engine, () => draining);
   const reconciler = startReconciler(deps);
   const monitor = startMonitor(deps);
   const mails = startMailSender(deps);
@@ -83,6 +86,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
   };
   // What was sent while nobody listened is lost: read everything.
   const catchUp = () => {
+    engine.wake();
     engine.wakeStops();
     reconciler.wake();
     deletions.wake();
@@ -94,7 +98,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
   const server = Bun.serve({
     hostname: config.HOST,
     port: config.PORT,
-    reusePort: config.REUSE_PORT,
+    reusePort: config.PROCESSES > 1,
     idleTimeout: 60,
     // The application refuses what is too large (limitBody), with its own answer; Bun's has none.
     maxRequestBodySize: Number.MAX_SAFE_INTEGER,
@@ -112,6 +116,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
     },
     websocket: sockets.websocket,
   });
+  if (config.PROCESSES > 1) preferNewest(config.PROCESSES, log);
   const sweeper = setInterval(() => sockets.sweep(), Math.min(SWEEP_MS, config.CHAT_PING_MS));
 
   return {
@@ -119,8 +124,9 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
     async stop() {
       draining = true;
       log.info("shutting down");
-      const listening = server.stop(false);
       sockets.closeAll("restart");
+      // Bun closes a connection that has not asked anything yet, and the kernel resets one that was not accepted.
+      const listening = sleep(config.PROCESSES > 1 ? LAST_REQUESTS_MS : 0).then(() => server.stop(false));
       clearInterval(sweeper);
       const loops = Promise.all([
         engine.stop(DRAIN_MS),
@@ -134,7 +140,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
       await withDeadline(loops, LOOPS_STOP_MS, "the loops").catch((err: unknown) =>
         log.warn({ err }, "did not stop in time"),
       );
-      await withDeadline(listening, 1000, "open requests").catch(() => server.stop(true));
+      await withDeadline(listening, LAST_REQUESTS_MS + 1000, "open requests").catch(() => server.stop(true));
       await withDeadline(unlisten(), 1000, "unlisten").catch(() => undefined);
       await deps.close();
     },

@@ -4,7 +4,7 @@ import { requireUser } from "./http/auth.ts";
 import { createRouter, type Env, type RouteSpec } from "./http/env.ts";
 import { allowOrigins, securityHeaders } from "./http/headers.ts";
 import { idempotency } from "./http/idempotency.ts";
-import { limitBody, measure, requestLog } from "./http/middleware.ts";
+import { limitBody, measure, requestLog, sendElsewhere } from "./http/middleware.ts";
 import { requireOperator, requireOperatorOrLocal } from "./http/operator.ts";
 import { renderNoRoute, renderProblem } from "./http/problem.ts";
 import { accountRoutes } from "./routes/account.ts";
@@ -20,6 +20,7 @@ import { sessionRoutes } from "./routes/sessions.ts";
 import { systemRoutes } from "./routes/system.ts";
 import { userRoutes } from "./routes/user.ts";
 import type { ChatHub } from "./services/chatHub.ts";
+import type { Starter } from "./services/turnEngine.ts";
 
 export interface HttpServer {
   app: Hono<Env>;
@@ -27,7 +28,7 @@ export interface HttpServer {
 }
 
 /** The HTTP application: what runs before every route, and which file serves which address. */
-export function createServer(deps: Deps, hub: ChatHub, isDraining: () => boolean): HttpServer {
+export function createServer(deps: Deps, hub: ChatHub, engine: Starter, isDraining: () => boolean): HttpServer {
   const router = createRouter({
     public: [],
     user: [requireUser(deps), idempotency(deps)],
@@ -37,7 +38,7 @@ export function createServer(deps: Deps, hub: ChatHub, isDraining: () => boolean
   const { app, specs } = router;
   app.use(requestLog(deps.log, deps.config.TRUSTED_PROXIES), measure(deps.metrics), securityHeaders(deps.config));
   app.use("/api/*", allowOrigins(deps.config));
-  app.use(limitBody());
+  app.use(sendElsewhere(isDraining), limitBody());
   app.onError(renderProblem);
   app.notFound((c) => renderNoRoute(c, methodsOf(app, c.req.path)));
 
@@ -52,7 +53,7 @@ export function createServer(deps: Deps, hub: ChatHub, isDraining: () => boolean
   // Signed-in users
   sessionRoutes(router, deps);
   userRoutes(router, deps);
-  assistantRoutes(router, deps, hub);
+  assistantRoutes(router, deps, hub, engine);
   accountRoutes(router, deps);
 
   // Operators

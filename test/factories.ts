@@ -1,4 +1,5 @@
 import { newId } from "../src/lib/ids.ts";
+import type { Starter } from "../src/services/turnEngine.ts";
 import { until } from "./harness.ts";
 
 // Tests read answers as they come; their shapes are what is under test.
@@ -59,6 +60,9 @@ export async function makeUser(reef: { url: string }): Promise<TestUser> {
 export async function makeAssistant(user: TestUser, body: object = {}): Promise<Json> {
   return (await user.call("POST", "/api/assistants", body)).body;
 }
+
+/** In place of the turn engine where nothing is to be answered. */
+export const idle: Starter = { claim: async () => [], start: () => undefined };
 
 export interface Chat {
   frames: Json[];

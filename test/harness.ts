@@ -61,7 +61,7 @@ export async function createTestDatabase(base = requireEnv("TEST_DATABASE_URL"))
 
 /** A whole Reef on a database, a Redis prefix and a fake gateway of its own. `overrides` are environment variables. */
 export async function startTestReef(overrides: Record<string, string> = {}): Promise<TestReef> {
-  // Named as scripts/test.ts names its own: another run that begins meanwhile must not take it for a left one.
+  // The runner removes folders of processes that are no more; those of others that test right now stay.
   const dir = mkdtempSync(join(tmpdir(), `reef-test-${pid}-`));
   for (const name of ["state", "home", "workspaces"]) mkdirSync(join(dir, name));
   const config = { OPENAI_BASE_URL: "http://127.0.0.1:1/v1", GATEWAY_MAX_RUNS: 16, TURN_TOTAL_MS: 300_000 };

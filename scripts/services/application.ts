@@ -18,36 +18,34 @@ type Options = {
   processes: number;
 };
 
+type Launched = {
+  child: Child;
+  /** What it has logged, for a sentence about its end. */
+  said(): string;
+  /** False when it ended before it listened. */
+  listens(): Promise<boolean>;
+};
+
 /**
  * Starts the application's processes. One that ends is started again while others serve; the only one ends it all.
- * SIGUSR2 replaces them, one after the other: the new one serves before the old one stops. Resolves when all serve.
+ * Resolves when all serve, with the way to replace them: one after the other, the new one serves before the old one stops.
  */
-export async function keepApplication(run: Run, options: Options): Promise<void> {
+export async function keepApplication(run: Run, options: Options): Promise<{ replaceAll(): Promise<void> }> {
   const children = new Map<number, Child>();
-  const env = present({ ...options.env, ...(options.processes > 1 ? { REUSE_PORT: "true" } : {}) });
-  const logOf = (n: number) => join(options.folder, n === 1 ? "api.log" : `api-${n}.log`);
-
-  const start = async (n: number): Promise<void> => {
-    const logFile = logOf(n);
-    rotateLog(logFile);
-    const from = existsSync(logFile) ? statSync(logFile).size : 0;
-    const child = spawnChild({
-      command: [process.execPath, "--no-env-file", "src/main.ts"],
-      env,
-      deathSignal: "KILL",
-      ...(options.logs ? {} : { logFile }),
-    });
+  const watch = (n: number, launched: Launched) => {
+    const { child } = launched;
     children.set(n, child);
-    void child.exited.then((code) => (children.get(n) === child ? ended(n, code, from) : undefined));
-    await waitUntil(child, Number.POSITIVE_INFINITY, async () => isListening(child.pid, options.port), 150);
-    // It ended: `ended` stops everything and says why, or starts another.
-    if (!child.running() && options.processes === 1) await new Promise(() => undefined);
+    void child.exited.then((code) => (children.get(n) === child ? ended(n, code, launched.said()) : undefined));
   };
-  const ended = async (n: number, code: number, from: number): Promise<unknown> => {
-    const logFile = logOf(n);
+  const start = async (n: number): Promise<void> => {
+    const launched = launch(options, n);
+    watch(n, launched);
+    // It ended: `ended` stops everything and says why, or starts another.
+    if (!(await launched.listens()) && options.processes === 1) await new Promise(() => undefined);
+  };
+  const ended = async (n: number, code: number, said: string): Promise<unknown> => {
     if (run.stopping()) return;
-    if (code !== 0 && isDiskFull(options.folder)) return run.stop(1, diskFull(logFile));
-    const said = options.logs ? "" : `\n${lastLines(logFile, 15, from)}`;
+    if (code !== 0 && isDiskFull(options.folder)) return run.stop(1, diskFull(logOf(options, n)));
     if (code === 78) return run.stop(78, `The application refuses its configuration:${said}`);
     if (options.processes === 1) return run.stop(1, `The application ended (exit code ${code}).${said}`);
     run.say(`process ${n} of the application ended (exit code ${code}): starting it again`);
@@ -55,10 +53,14 @@ export async function keepApplication(run: Run, options: Options): Promise<void>
     if (!run.stopping()) await start(n);
   };
   const replaceAll = async () => {
-    for (const [n, old] of children) {
-      await start(n);
+    for (const n of children.keys()) {
+      const launched = launch(options, n);
+      const listens = await launched.listens();
       if (run.stopping()) return;
-      await old.stop("SIGTERM", STOP_MS);
+      if (!listens) return run.say(`process ${n} of the application stays: the new one ended.${launched.said()}`);
+      const old = children.get(n);
+      watch(n, launched);
+      await old?.stop("SIGTERM", STOP_MS);
       run.say(`process ${n} of the application was replaced`);
     }
   };
@@ -67,16 +69,34 @@ export async function keepApplication(run: Run, options: Options): Promise<void>
     stop: async () => void (await Promise.all([...children.values()].map((child) => child.stop("SIGTERM", STOP_MS)))),
     kill: () => children.forEach((child) => child.kill("SIGKILL")),
   });
-  let replacing: Promise<void> = Promise.resolve();
-  process.on("SIGUSR2", () => {
-    if (options.processes === 1) return run.say("only several processes can be replaced: npm start -- --processes 2");
-    replacing = replacing.then(replaceAll);
-  });
-  if (!options.logs)
-    run.say(`the application's log: ${logOf(1)}${options.processes > 1 ? " and others beside it" : ""}`);
+  const others = options.processes > 1 ? " and others beside it" : "";
+  if (!options.logs) run.say(`the application's log: ${logOf(options, 1)}${others}`);
   // One after the other: the first migrates the database.
   for (let n = 1; n <= options.processes; n++) await start(n);
   await waitUntil(children.get(1)!, Number.POSITIVE_INFINITY, () => isReady(options), 150);
+  let replacing: Promise<void> = Promise.resolve();
+  return { replaceAll: () => (replacing = replacing.then(replaceAll)) };
+}
+
+function logOf({ folder }: Options, n: number): string {
+  return join(folder, n === 1 ? "api.log" : `api-${n}.log`);
+}
+
+function launch(options: Options, n: number): Launched {
+  const logFile = logOf(options, n);
+  rotateLog(logFile);
+  const from = existsSync(logFile) ? statSync(logFile).size : 0;
+  const child = spawnChild({
+    command: [process.execPath, "--no-env-file", join(import.meta.dir, "../../src/main.ts")],
+    env: present({ ...options.env, PROCESSES: String(options.processes) }),
+    deathSignal: "KILL",
+    ...(options.logs ? {} : { logFile }),
+  });
+  return {
+    child,
+    said: () => (options.logs ? "" : `\n${lastLines(logFile, 15, from)}`),
+    listens: () => waitUntil(child, Number.POSITIVE_INFINITY, async () => isListening(child.pid, options.port), 150),
+  };
 }
 
 async function isReady({ host, port }: Options): Promise<boolean> {

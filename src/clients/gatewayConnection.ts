@@ -1,7 +1,7 @@
 import type { z } from "zod";
 import type { Log } from "../lib/log.ts";
 import { backoffDelay } from "../lib/retry.ts";
-import { helloSchema, inboundFrameSchema } from "./gatewayFrames.ts";
+import { helloSchema, inboundFrameSchema, isRepeatedText } from "./gatewayFrames.ts";
 
 const PROTOCOL = 4;
 const HANDSHAKE_MS = 10_000;
@@ -108,7 +108,9 @@ export function openGatewayConnection(options: ConnectionOptions) {
     ws.onerror = () => lose(ws, "error");
   };
   const receive = (ws: WebSocket, data: unknown) => {
-    const frame = parseFrame(data);
+    const text = String(data);
+    if (isRepeatedText(text)) return;
+    const frame = parseFrame(text);
     if (!frame) return log.warn({ connection: name }, "gateway frame not understood");
     if (frame.type === "res") return settle(frame);
     if (frame.event === "connect.challenge") return void handshake(ws);
@@ -182,9 +184,9 @@ function connectParams(options: ConnectionOptions) {
   };
 }
 
-function parseFrame(data: unknown): z.infer<typeof inboundFrameSchema> | null {
+function parseFrame(text: string): z.infer<typeof inboundFrameSchema> | null {
   try {
-    return inboundFrameSchema.safeParse(JSON.parse(String(data))).data ?? null;
+    return inboundFrameSchema.safeParse(JSON.parse(text)).data ?? null;
   } catch {
     return null;
   }

@@ -97,6 +97,14 @@ export type RunEvent =
   | { kind: "error"; runId: string; reason: string };
 
 /**
+ * Whether a frame is a `chat` delta: it repeats, with all text so far, what an `agent` event has just said, so it is not
+ * even parsed. Quotes in a text are escaped: these words stand for themselves only. An unexpected order is parsed.
+ */
+export function isRepeatedText(frame: string): boolean {
+  return frame.startsWith('{"type":"event","event":"chat"') && frame.slice(0, 400).includes('"state":"delta"');
+}
+
+/**
  * Reads a gateway event. Text is taken from `agent` events, not from `chat` deltas: those glue the model messages of a
  * turn with tools together and keep the text of attempts that the gateway has retried.
  */

@@ -1,3 +1,4 @@
+import type { PendingQuery, Row } from "postgres";
 import { z } from "zod";
 import type { Queryable, Sql } from "./connect.ts";
 
@@ -16,9 +17,14 @@ const noticeSchema = z.object({
 });
 export type Notice = z.infer<typeof noticeSchema>;
 
-/** Sends a notice when the surrounding transaction commits (at once outside of one). */
-export async function notify(sql: Queryable, kind: Notice["kind"], id: string): Promise<void> {
-  await sql`select pg_notify(${CHANNEL}, ${JSON.stringify({ kind, id })})`;
+/** Sends a notice when the surrounding transaction commits (at once outside of one). `where`: only under a condition. */
+export async function notify(
+  sql: Queryable,
+  kind: Notice["kind"],
+  id: string,
+  where: PendingQuery<Row[]> = sql``,
+): Promise<void> {
+  await sql`select pg_notify(${CHANNEL}, ${JSON.stringify({ kind, id })}) ${where}`;
 }
 
 /**

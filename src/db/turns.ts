@@ -42,14 +42,11 @@ export async function insertTurn(
   sql: Queryable,
   input: { id: string; assistantId: string; userId: string; gatewayId: string; seq: number },
 ): Promise<Turn> {
-  const [rows] = await Promise.all([
-    sql<Turn[]>`
-      insert into turns as t (id, assistant_id, user_id, gateway_id, seq)
-      values (${input.id}, ${input.assistantId}, ${input.userId}, ${input.gatewayId}, ${input.seq})
-      returning ${columns(sql)}`,
-    notify(sql, "turn", input.gatewayId),
-  ]);
-  return rows[0]!;
+  const [row] = await sql<Turn[]>`
+    insert into turns as t (id, assistant_id, user_id, gateway_id, seq)
+    values (${input.id}, ${input.assistantId}, ${input.userId}, ${input.gatewayId}, ${input.seq})
+    returning ${columns(sql)}`;
+  return row!;
 }
 
 export async function findTurn(sql: Queryable, key: { userId: string; id: string }): Promise<Turn | null> {
@@ -57,6 +54,12 @@ export async function findTurn(sql: Queryable, key: { userId: string; id: string
     Turn[]
   >`select ${columns(sql)} from turns t where t.id = ${key.id} and t.user_id = ${key.userId}`;
   return row ?? null;
+}
+
+/** Tells every process of a queue in which something waits. */
+export async function notifyIfQueued(sql: Queryable, gatewayId: string): Promise<void> {
+  const waiting = sql`where exists (select 1 from turns where gateway_id = ${gatewayId} and status = 'queued')`;
+  await notify(sql, "turn", gatewayId, waiting);
 }
 
 /** Whether a sleeping assistant of the gateway has a message that waits. */
@@ -69,42 +72,24 @@ export async function hasWaitingSleeper(sql: Queryable, gatewayId: string): Prom
 }
 
 /**
- * Claims queued turns: the oldest of each awake, active assistant of an active user that has none running, as many as
- * the gateway has places, fewest running turns of a user first. When the working set is full, no message goes before the
- * older one of a sleeper: a long backlog would keep its place for ever. Call it in a transaction, after
- * `lockGatewayQueue`.
+ * Claims queued turns, the next ones in fair order, as many as the gateway has places (migrations/0004_claim.sql).
+ * `mayWait` false: claims nothing while somebody else decides over the queue, so that a person's message never waits.
  */
 export async function claimTurns(
   sql: Queryable,
-  input: { gatewayId: string; owner: string; leaseMs: number; maxRuns: number; workingSet: number; waitMs: number },
+  input: {
+    gatewayId: string;
+    owner: string;
+    leaseMs: number;
+    maxRuns: number;
+    workingSet: number;
+    waitMs: number;
+    mayWait: boolean;
+  },
 ): Promise<ClaimedTurn[]> {
+  const { gatewayId, owner, leaseMs, maxRuns, workingSet, waitMs, mayWait } = input;
   return sql<ClaimedTurn[]>`
-    with running as (
-      select user_id, count(*) as n from turns
-      where gateway_id = ${input.gatewayId} and status in ('dispatched', 'streaming') group by user_id
-    ), sleepers as (
-      select min(q.queued_at) as since from turns q
-      join assistants a on a.id = q.assistant_id and a.status = 'active' and a.state = 'asleep'
-      where q.gateway_id = ${input.gatewayId} and q.status = 'queued' and not q.stop_requested
-        and (select count(*) from assistants s where s.gateway_id = ${input.gatewayId} and s.state in ('waking', 'awake')) >= ${input.workingSet}::int
-    ), heads as (
-      select distinct on (q.assistant_id) q.id, q.user_id, q.queued_at
-      from turns q join assistants a on a.id = q.assistant_id join users u on u.id = q.user_id and u.status = 'active'
-      where q.gateway_id = ${input.gatewayId} and q.status = 'queued' and not q.stop_requested
-        and q.queued_at >= now() - make_interval(secs => ${input.waitMs / 1000})
-        and a.state = 'awake' and a.status = 'active'
-        and q.queued_at <= coalesce((select since from sleepers), q.queued_at)
-        and not exists (select 1 from turns r where r.assistant_id = q.assistant_id and r.status in ('dispatched', 'streaming'))
-      order by q.assistant_id, q.seq
-    ), chosen as (
-      select h.id from heads h left join running r on r.user_id = h.user_id
-      order by coalesce(r.n, 0) + row_number() over (partition by h.user_id order by h.queued_at), h.queued_at
-      limit greatest(0, ${input.maxRuns}::int - (select coalesce(sum(n), 0) from running))
-    )
-    update turns t set status = 'dispatched', attempts = attempts + 1, dispatched_at = now(), lease_owner = ${input.owner},
-      lease_until = now() + make_interval(secs => ${input.leaseMs / 1000})
-    from chosen where t.id = chosen.id and t.status = 'queued' and not t.stop_requested
-    returning ${claimed(sql)}`;
+    select * from claim_turns(${gatewayId}, ${owner}, ${leaseMs}, ${maxRuns}, ${workingSet}, ${waitMs}, ${mayWait})`;
 }
 
 /** Takes over running turns whose lease ran out: their process died or stands still. */

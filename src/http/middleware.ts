@@ -57,3 +57,11 @@ export function limitBody(): MiddlewareHandler<Env> {
     },
   });
 }
+
+/** Who keeps its connection to a process that is about to end should send its next request elsewhere. */
+export function sendElsewhere(isDraining: () => boolean): MiddlewareHandler<Env> {
+  return async (c, next) => {
+    await next();
+    if (isDraining()) c.header("Connection", "close");
+  };
+}

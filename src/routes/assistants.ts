@@ -24,13 +24,14 @@ import {
 } from "../services/assistants.ts";
 import type { ChatHub } from "../services/chatHub.ts";
 import { acceptMessage, readConversation } from "../services/conversations.ts";
+import type { Starter } from "../services/turnEngine.ts";
 import { renderMessage } from "../services/messageView.ts";
 
 const tag = "Assistants";
 const path = "/api/assistants";
 
 /** `/api/assistants`: the user's assistants and their conversations. */
-export function assistantRoutes(router: Router, deps: Deps, hub: ChatHub): void {
+export function assistantRoutes(router: Router, deps: Deps, hub: ChatHub, engine: Starter): void {
   const shared = { access: "user", tag, responses: { 200: assistantSchema }, errors: ["assistant_not_found"] } as const;
   router.route(
     {
@@ -111,10 +112,10 @@ export function assistantRoutes(router: Router, deps: Deps, hub: ChatHub): void 
     async (c, { params }) =>
       c.json(renderAssistant(await changeAssistantStatus(deps, c.get("actor"), params.id, "active"))),
   );
-  messageRoutes(router, deps, hub);
+  messageRoutes(router, deps, hub, engine);
 }
 
-function messageRoutes(router: Router, deps: Deps, hub: ChatHub): void {
+function messageRoutes(router: Router, deps: Deps, hub: ChatHub, engine: Starter): void {
   const shared = { access: "user", tag: "Messages", path: `${path}/:id/messages`, params: idParam } as const;
   router.route(
     {
@@ -151,7 +152,7 @@ function messageRoutes(router: Router, deps: Deps, hub: ChatHub): void {
     },
     async (c, { params, body }) => {
       const actor = c.get("actor");
-      const accepted = await acceptMessage(deps, {
+      const accepted = await acceptMessage(deps, engine.claim, {
         userId: actor.userId,
         assistantId: params.id,
         clientId: body.client_id,
@@ -159,6 +160,7 @@ function messageRoutes(router: Router, deps: Deps, hub: ChatHub): void {
       });
       if (accepted instanceof AppError) throw accepted;
       hub.messageStored(params.id, accepted.message.seq, accepted.message);
+      engine.start(accepted.claimed);
       const { agentId } = await getAssistant(deps, actor, params.id);
       return c.json(
         {

@@ -9,16 +9,22 @@ import type { Env } from "../http/env.ts";
 import { mayOpenSocket } from "../http/headers.ts";
 import { renderOutside, toAppError } from "../http/problem.ts";
 import { AppError } from "../lib/errors.ts";
-import { newId } from "../lib/ids.ts";
 import { CHAT_SUBPROTOCOL, CLOSE, MAX_FRAME_BYTES, type ServerFrame } from "../protocol/chat.ts";
 import { MESSAGE_MAX_CHARACTERS } from "../protocol/api.ts";
 import { authenticate, type Identity } from "../services/accessTokens.ts";
 import { wakeAssistant } from "../services/assistants.ts";
 import type { ChatHub } from "../services/chatHub.ts";
 import { findResetReason, type Peer } from "../services/chatRooms.ts";
+import type { Starter } from "../services/turnEngine.ts";
+import {
+  createOpenSockets,
+  MAX_SOCKETS_PER_USER,
+  SILENT_HEARTBEATS,
+  type OpenSocket,
+  type OpenSockets,
+} from "../services/openSockets.ts";
 import { handleFrame } from "./chatFrames.ts";
 
-const MAX_SOCKETS_PER_USER = 10;
 /** What a slow reader may have waiting; above it, it is brought up to date when it has drained. */
 const BUFFER_BYTES = 256 * 1024;
 /** Frames of one socket that may wait to be worked on; more are refused. */
@@ -37,6 +43,7 @@ type Opening =
       reset: "too_far_behind" | "ahead" | null;
       connected: ServerFrame;
       turn: { id: string; seq: number } | null;
+      socket: OpenSocket;
     }
   | { ok: false; code: number; reason: string };
 interface SocketData {
@@ -68,8 +75,9 @@ export function chatRoute(app: Hono<Env>): void {
 }
 
 /** The chat socket on Bun's own WebSocket server. */
-export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
+export function createChatSockets(deps: Deps, hub: ChatHub, engine: Starter): ChatSockets {
   const sockets = new Set<ServerWebSocket<SocketData>>();
+  const openSockets = createOpenSockets(deps);
   let closing = false;
   return {
     async upgrade(request, server) {
@@ -86,10 +94,12 @@ export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
         offered.find((part) => part.startsWith("bearer."))?.slice("bearer.".length) ??
         url.searchParams.get("token") ??
         "";
-      const opening = await prepare(deps, url, token);
+      const opening = await prepare(deps, openSockets, url, token);
       const headers = offered.includes(CHAT_SUBPROTOCOL) ? { "Sec-WebSocket-Protocol": CHAT_SUBPROTOCOL } : {};
       const data = { opening, peer: null, work: Promise.resolve(), waiting: 0, refused: 0, pingedMs: Date.now() };
-      return server.upgrade(request, { data, headers }) ? undefined : null;
+      if (server.upgrade(request, { data, headers })) return undefined;
+      if (opening.ok) openSockets.release(opening.socket);
+      return null;
     },
     websocket: {
       maxPayloadLength: MAX_FRAME_BYTES,
@@ -100,7 +110,7 @@ export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
         const { opening } = ws.data;
         if (!opening.ok) return ws.close(opening.code, opening.reason);
         if (closing) return sendAway(ws, "restart");
-        // Counted here, where nothing can come between the count and the join.
+        // Was Redis away at the claim? Then this is the limit: nothing can come between the count and the join.
         if (hub.countOf(opening.identity.userId) >= MAX_SOCKETS_PER_USER)
           return ws.close(CLOSE.tooManySockets, "too many sockets");
         sockets.add(ws);
@@ -120,7 +130,7 @@ export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
         if (data.waiting >= MAX_WAITING_FRAMES) return refuseFlood(data, peer);
         data.waiting += 1;
         data.work = data.work
-          .then(() => handleFrame(deps, hub, peer, raw))
+          .then(() => handleFrame(deps, { hub, engine }, peer, raw))
           .finally(() => {
             data.waiting -= 1;
             if (data.waiting === 0) data.refused = 0;
@@ -134,21 +144,26 @@ export function createChatSockets(deps: Deps, hub: ChatHub): ChatSockets {
       },
       close(ws) {
         sockets.delete(ws);
+        if (ws.data.opening.ok) openSockets.release(ws.data.opening.socket);
         if (ws.data.peer) hub.leave(ws.data.peer);
       },
     },
     sweep() {
       const now = Date.now();
+      const pinged: OpenSocket[] = [];
       for (const ws of sockets) {
-        const { peer } = ws.data;
-        if (!peer) continue;
-        if (now - peer.lastHeardMs > deps.config.CHAT_PING_MS * 2.4) peer.close(CLOSE.noHeartbeat, "no heartbeat");
+        const { peer, opening } = ws.data;
+        if (!peer || !opening.ok) continue;
+        if (now - peer.lastHeardMs > deps.config.CHAT_PING_MS * SILENT_HEARTBEATS)
+          peer.close(CLOSE.noHeartbeat, "no heartbeat");
         else if (now / 1000 > peer.expiresAt) peer.close(CLOSE.policy, "token expired");
         else if (now - ws.data.pingedMs >= deps.config.CHAT_PING_MS) {
           ws.data.pingedMs = now;
           ws.ping();
+          pinged.push(opening.socket);
         }
       }
+      openSockets.refresh(pinged);
     },
     closeAll(reason) {
       closing = true;
@@ -171,7 +186,7 @@ function refuseFlood(data: SocketData, peer: Peer): void {
   peer.send({ type: "error", code: error.code, message: error.message, ...error.extras });
 }
 
-async function prepare(deps: Deps, url: URL, token: string): Promise<Opening> {
+async function prepare(deps: Deps, openSockets: OpenSockets, url: URL, token: string): Promise<Opening> {
   try {
     const identity = await authenticate(deps, token);
     const assistant = await findAssistantByAgent(deps.sql, {
@@ -186,7 +201,11 @@ async function prepare(deps: Deps, url: URL, token: string): Promise<Opening> {
     const reset = findResetReason(wanted, assistant.lastSeq);
     const afterSeq = reset ? assistant.lastSeq : wanted;
     const turn = await findRunningTurn(deps.sql, { userId: identity.userId, assistantId: assistant.id });
-    return { ok: true, identity, assistant, afterSeq, reset, turn, connected: renderConnected(deps, assistant, usage) };
+    const connected = renderConnected(deps, assistant, usage);
+    // Last: who is refused for another reason takes no place.
+    const socket = await openSockets.claim(identity.userId, assistant.agentId);
+    if (!socket) return { ok: false, code: CLOSE.tooManySockets, reason: "too many sockets" };
+    return { ok: true, identity, assistant, afterSeq, reset, turn, connected, socket };
   } catch (error) {
     const known = toAppError(error);
     if (known && known.status < 500) return { ok: false, code: CLOSE.policy, reason: known.message.slice(0, 100) };
@@ -224,7 +243,7 @@ function createPeer(
   const isSlow = () => ws.getBufferedAmount() > BUFFER_BYTES;
   let slow = false;
   return {
-    id: newId(),
+    id: opening.socket.id,
     userId: identity.userId,
     sessionId: identity.sessionId,
     assistantId: assistant.id,

@@ -8,16 +8,23 @@ import { clientFrameSchema, type ClientFrame, type ErrorFrame } from "../protoco
 import { authenticate } from "../services/accessTokens.ts";
 import type { ChatHub } from "../services/chatHub.ts";
 import type { Peer } from "../services/chatRooms.ts";
+import type { Starter } from "../services/turnEngine.ts";
 import { acceptMessage, stopTurns } from "../services/conversations.ts";
 
+/** What a message meets: the devices of its conversation, and who answers it. */
+interface Chat {
+  hub: ChatHub;
+  engine: Starter;
+}
+
 /** Does what a client's frame asks. Every "no" is an error frame; the socket lives on. */
-export async function handleFrame(deps: Deps, hub: ChatHub, peer: Peer, raw: string | Buffer): Promise<void> {
+export async function handleFrame(deps: Deps, chat: Chat, peer: Peer, raw: string | Buffer): Promise<void> {
   const json = parseJson(raw);
   const clientId = clientIdSchema.safeParse(json).data?.client_id;
   const frame = json instanceof AppError ? json : parseFrame(json);
   if (frame instanceof AppError) return void peer.send(renderErrorFrame(frame, clientId));
   try {
-    await actOn(deps, hub, peer, frame);
+    await actOn(deps, chat, peer, frame);
   } catch (error) {
     const known = toAppError(error);
     if (!known) deps.log.error({ err: error, frame: frame.type, user_id: peer.userId }, "frame failed");
@@ -25,7 +32,8 @@ export async function handleFrame(deps: Deps, hub: ChatHub, peer: Peer, raw: str
   }
 }
 
-async function actOn(deps: Deps, hub: ChatHub, peer: Peer, frame: ClientFrame): Promise<void> {
+async function actOn(deps: Deps, chat: Chat, peer: Peer, frame: ClientFrame): Promise<void> {
+  const { hub } = chat;
   const key = { userId: peer.userId, assistantId: peer.assistantId };
   switch (frame.type) {
     case "ping":
@@ -44,16 +52,23 @@ async function actOn(deps: Deps, hub: ChatHub, peer: Peer, frame: ClientFrame): 
       return;
     }
     case "message":
-      return sendMessage(deps, hub, peer, frame.content, frame.client_id ?? newId());
+      return sendMessage(deps, chat, peer, frame.content, frame.client_id ?? newId());
   }
 }
 
-async function sendMessage(deps: Deps, hub: ChatHub, peer: Peer, content: string, clientId: string): Promise<void> {
-  const accepted = await acceptMessage(deps, { userId: peer.userId, assistantId: peer.assistantId, clientId, content });
+async function sendMessage(deps: Deps, chat: Chat, peer: Peer, content: string, clientId: string): Promise<void> {
+  const { hub, engine } = chat;
+  const accepted = await acceptMessage(deps, engine.claim, {
+    userId: peer.userId,
+    assistantId: peer.assistantId,
+    clientId,
+    content,
+  });
   if (accepted instanceof AppError) throw accepted;
   const { message, turn, usage } = accepted;
   peer.send({ type: "ack", client_id: clientId, message_id: message.id, seq: message.seq, turn_id: turn.id });
   hub.messageStored(peer.assistantId, message.seq, message);
+  engine.start(accepted.claimed);
   if (usage && (usage.used === usage.limit || usage.used === Math.ceil(usage.limit * 0.8))) {
     hub.announce(peer.assistantId, { type: "usage", text_messages: usage });
   }

@@ -10,6 +10,7 @@ import {
   addMessages,
   addText,
   findResetReason,
+  openRoom,
   readRoom,
   syncNow,
   syncPeer,
@@ -17,7 +18,7 @@ import {
   type Room,
   type RunningTurn,
 } from "./chatRooms.ts";
-import { createKeptText } from "./keptText.ts";
+import { createKeptText, KEPT_WITHIN_MS } from "./keptText.ts";
 
 type HubDeps = Pick<Deps, "sql" | "redis" | "subscriber" | "log" | "clock" | "config" | "processId" | "onClose">;
 
@@ -123,6 +124,12 @@ export function createChatHub(deps: HubDeps) {
     const retrying = room.turn?.id === turn.id ? room.turn.retrying : null;
     if (addText(room, { turn: { id: turn.id, seq: turn.seq, text, retrying }, offset: 0 })) syncAll(room);
   };
+  // What was said just before is kept only a moment later, and who was not here did not hear it.
+  const readTextSoFar = async (room: Room, turn: TurnKey) => {
+    await readText(room, turn);
+    await sleep(KEPT_WITHIN_MS, closing.signal, deps.clock);
+    if (room.turn?.id === turn.id && !closing.signal.aborted) await readText(room, turn);
+  };
   const broadcast = (room: Room, frame: ServerFrame, except?: string) => {
     for (const peer of room.peers) if (peer.id !== except && !peer.isSlow()) peer.send(frame);
   };
@@ -180,7 +187,7 @@ export function createChatHub(deps: HubDeps) {
       socketsOf.set(peer.userId, (socketsOf.get(peer.userId) ?? 0) + 1);
       if (turn && room.turn?.id !== turn.id) {
         addText(room, { turn: { ...turn, text: "", retrying: null }, offset: 0 });
-        void readText(room, { assistantId: assistant.id, ...turn });
+        void readTextSoFar(room, { assistantId: assistant.id, ...turn });
       }
       const joined = room;
       void refresh(room).then(() => sync(joined, peer));
@@ -264,22 +271,6 @@ export function createChatHub(deps: HubDeps) {
     },
     peers: () => allPeers(rooms),
     countOf: (userId: string) => socketsOf.get(userId) ?? 0,
-  };
-}
-
-function openRoom(assistant: Assistant): Room {
-  return {
-    assistantId: assistant.id,
-    agentId: assistant.agentId,
-    userId: assistant.userId,
-    peers: new Set(),
-    lastSeq: assistant.lastSeq,
-    state: assistant.state,
-    stateReason: assistant.stateReason,
-    recent: [],
-    turn: null,
-    stale: false,
-    reading: null,
   };
 }
 

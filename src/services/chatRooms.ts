@@ -1,4 +1,4 @@
-import { findAssistant } from "../db/assistants.ts";
+import { findAssistant, type Assistant } from "../db/assistants.ts";
 import { listMessages, type Message } from "../db/messages.ts";
 import type { Deps } from "../deps.ts";
 import type { ServerFrame } from "../protocol/chat.ts";
@@ -61,6 +61,23 @@ export interface RunningTurn {
   text: string;
   /** Why the model is being asked again, while it is; nothing is lost, it only takes longer. */
   retrying: string | null;
+}
+
+/** A room as it is before anything of it was read. */
+export function openRoom(assistant: Assistant): Room {
+  return {
+    assistantId: assistant.id,
+    agentId: assistant.agentId,
+    userId: assistant.userId,
+    peers: new Set(),
+    lastSeq: assistant.lastSeq,
+    state: assistant.state,
+    stateReason: assistant.stateReason,
+    recent: [],
+    turn: null,
+    stale: false,
+    reading: null,
+  };
 }
 
 /*

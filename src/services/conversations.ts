@@ -4,7 +4,16 @@ import { lockConversation, setLastSeq } from "../db/conversation.ts";
 import { findMessageByClientId, insertMessage, listMessages, type Message } from "../db/messages.ts";
 import { notify } from "../db/notify.ts";
 import { findUpgrade } from "../db/plans.ts";
-import { endTurn, findTurn, hasWaitingSleeper, insertTurn, requestStop, type Turn } from "../db/turns.ts";
+import {
+  endTurn,
+  findTurn,
+  hasWaitingSleeper,
+  insertTurn,
+  notifyIfQueued,
+  requestStop,
+  type ClaimedTurn,
+  type Turn,
+} from "../db/turns.ts";
 import { getDay, reserveTextMessage, settleReservation } from "../db/usage.ts";
 import type { Deps } from "../deps.ts";
 import { AppError, ERRORS, type ErrorCode } from "../lib/errors.ts";
@@ -17,17 +26,24 @@ export interface Accepted {
   turn: Turn;
   repeated: boolean;
   usage: { used: number; limit: number } | null;
+  /** Turns that this process claimed with it and must start now: this one, unless it has to wait. */
+  claimed: ClaimedTurn[];
 }
+
+/** Claims what may run now, in the caller's transaction, without waiting for anybody (services/turnEngine.ts). */
+export type Claim = (sql: Queryable) => Promise<ClaimedTurn[]>;
 
 type SqlDeps = Pick<Deps, "sql">;
 
 /**
- * Accepts a message: reservation, message and queued turn in one transaction. Only after it may anything be acknowledged.
- * The same client_id gives the same answer again. An expected "no" comes back as a value: `assistant_not_found`,
- * `assistant_paused`, `account_suspended`, `client_id_conflict`, `RATE_LIMITED`.
+ * Accepts a message: reservation, message and queued turn in one transaction, in which this process also claims the turn
+ * when its assistant is free. Only after it may anything be acknowledged. The same client_id gives the same answer again.
+ * An expected "no" comes back as a value: `assistant_not_found`, `assistant_paused`, `account_suspended`,
+ * `client_id_conflict`, `RATE_LIMITED`.
  */
 export async function acceptMessage(
   deps: SqlDeps,
+  claim: Claim,
   input: { userId: string; assistantId: string; clientId: string; content: string },
 ): Promise<Accepted | AppError> {
   const content = input.content.toWellFormed();
@@ -49,7 +65,7 @@ export async function acceptMessage(
     const { userId, assistantId } = input;
     const { gatewayId } = conversation;
     const seq = conversation.lastSeq + 1;
-    const [turn, message] = await Promise.all([
+    const [turn, message, , , claimed] = await Promise.all([
       insertTurn(sql, { id: turnId, assistantId, userId, gatewayId, seq }),
       insertMessage(sql, {
         id: newId(),
@@ -64,9 +80,11 @@ export async function acceptMessage(
       }),
       setLastSeq(sql, { userId, assistantId, seq }),
       notify(sql, "message", `${assistantId}:${seq}`),
+      conversation.state === "awake" ? claim(sql) : [],
       conversation.state === "awake" ? null : notify(sql, "gateway", gatewayId),
+      notifyIfQueued(sql, gatewayId),
     ]);
-    return { message, turn, repeated: false, usage: { used: usage.used, limit: usage.limit } };
+    return { message, turn, repeated: false, usage: { used: usage.used, limit: usage.limit }, claimed };
   });
 }
 
@@ -78,7 +96,7 @@ async function repeatAnswer(
 ): Promise<Accepted | AppError> {
   if (earlier.content !== content) return new AppError("client_id_conflict");
   const turn = await findTurn(sql, { userId, id: earlier.turnId });
-  return { message: earlier, turn: turn!, repeated: true, usage: null };
+  return { message: earlier, turn: turn!, repeated: true, usage: null, claimed: [] };
 }
 
 async function renderUsedUp(
@@ -148,7 +166,7 @@ export async function finishTurn(
         ...cost,
       }),
       notify(sql, "message", `${turn.assistantId}:${seq}`),
-      notify(sql, "turn", turn.gatewayId),
+      notifyIfQueued(sql, turn.gatewayId),
       // Somebody may be waiting for this one to end: a sleeper for its place, or its own deletion.
       sleeperWaits || conversation.status !== "active" ? notify(sql, "gateway", turn.gatewayId) : null,
     ]);

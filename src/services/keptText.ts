@@ -4,6 +4,8 @@ import type { Timer } from "../lib/clock.ts";
 const LIFE_SECONDS = 3600;
 /** A growing answer is written whole each time, so not more often than this. */
 const WRITE_MS = 250;
+/** After this long, what was said is kept, network and all. */
+export const KEPT_WITHIN_MS = 2 * WRITE_MS;
 
 /** The text so far of running answers in Redis (`turn:{turnId}:text`), for devices and processes that come late. */
 export interface KeptText {

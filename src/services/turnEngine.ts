@@ -2,12 +2,12 @@ import type { RunEvent } from "../clients/gatewayFrames.ts";
 import {
   claimTurns,
   listTurnsToDrop,
-  lockGatewayQueue,
   releaseLeases,
   renewLeases,
   takeOverTurns,
   type ClaimedTurn,
 } from "../db/turns.ts";
+import type { Queryable } from "../db/connect.ts";
 import type { Deps } from "../deps.ts";
 import { secondsSince } from "../lib/ids.ts";
 import { startLoop } from "../lib/loop.ts";
@@ -20,6 +20,9 @@ import { TurnRun } from "./turnRun.ts";
 const UUID_LENGTH = 36;
 
 type EngineDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "clock" | "processId" | "metrics">;
+
+/** What accepting a message needs of the engine. */
+export type Starter = Pick<ReturnType<typeof startTurnEngine>, "claim" | "start">;
 
 /**
  * Runs the queued turns of the gateway: claims them under a lease, renews the lease while they run, takes over those
@@ -65,20 +68,10 @@ export function startTurnEngine(deps: EngineDeps, hub: ChatHub) {
     workingSet: config.GATEWAY_WORKING_SET,
     waitMs: config.TURN_WAIT_MS,
   };
-  const claimQueued = async () => {
-    const claimed = await sql.begin(async (tx) => {
-      const [, turns] = await Promise.all([
-        lockGatewayQueue(tx, gatewayId),
-        claimTurns(tx, { gatewayId, ...lease, ...limits }),
-      ]);
-      return turns;
-    });
-    for (const turn of claimed) start(turn);
-  };
-  const claim = async () => {
-    const serving = !draining && deps.gateway.isReady();
-    // Side by side: the first is about turns that must not run, the second about the others.
-    await Promise.all([dropQueued(), serving && claimQueued()]);
+  const claimQueued = async (queryable: Queryable, mayWait: boolean): Promise<ClaimedTurn[]> =>
+    draining || !deps.gateway.isReady() ? [] : claimTurns(queryable, { gatewayId, ...lease, ...limits, mayWait });
+  const startQueued = async () => {
+    for (const turn of await claimQueued(sql, true)) start(turn);
   };
   const renew = async () => {
     const ids = [...runs.keys()];
@@ -94,7 +87,8 @@ export function startTurnEngine(deps: EngineDeps, hub: ChatHub) {
 
   const loop = (name: string, run: () => Promise<void>, resyncMs: number) =>
     startLoop({ name, run, debounceMs: 2, maxWaitMs: 10, resyncMs, backoffMs: 200, log, clock });
-  const claimLoop = loop("turns", claim, 1000);
+  const claimLoop = loop("turns", startQueued, 1000);
+  const dropLoop = loop("stopped turns", dropQueued, 1000);
   // Apart from claiming, whose lock a process that stands still may hold for some seconds.
   const takeoverLoop = loop("takeover", takeOver, config.TURN_LEASE_MS / 4);
   const leaseLoop = loop("leases", renew, config.TURN_LEASE_MS / 4);
@@ -113,13 +107,17 @@ export function startTurnEngine(deps: EngineDeps, hub: ChatHub) {
     /** Somebody may have asked to stop something. */
     wakeStops: () => {
       leaseLoop.wake();
-      claimLoop.wake();
+      dropLoop.wake();
     },
+    /** Claims what may run, in the transaction that accepts a message; to be started when that has committed. */
+    claim: (tx: Queryable) => claimQueued(tx, false),
+    /** Starts turns that were claimed. If nobody does (we died), their leases run out. */
+    start: (turns: ClaimedTurn[]) => turns.forEach(start),
     running: () => runs.size,
     /** Lets running answers end for `graceMs`; what is left then is another process's, at once. */
     async stop(graceMs: number): Promise<void> {
       draining = true;
-      await Promise.all([claimLoop.stop(), takeoverLoop.stop()]);
+      await Promise.all([claimLoop.stop(), dropLoop.stop(), takeoverLoop.stop()]);
       const until = clock.now() + graceMs;
       while (runs.size > 0 && clock.now() < until) await sleep(50, undefined, clock);
       await leaseLoop.stop();

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { newId } from "../../src/lib/ids.ts";
-import { call, makeAssistant, makeUser, openChat } from "../factories.ts";
+import { call, makeAssistant, makeUser, openChat, idle } from "../factories.ts";
 import { startFakeIdentityProvider, type FakeIdentityProvider } from "../fakes/identityProvider.ts";
 import { startProcess, startTestReef, until, type TestReef } from "../harness.ts";
 
@@ -134,5 +134,5 @@ test("an assistant or a message that was under way is refused once the account l
   const creating = createAssistantFor(reef.deps, actor, { displayName: null, voice: null, claim: null });
   expect(await creating.catch((error: { code: string }) => error.code)).toBe("account_suspended");
   const message = { userId: user.id, assistantId: assistant.id, clientId: newId(), content: "hello" };
-  expect(await acceptMessage(reef.deps, message)).toMatchObject({ code: "account_suspended" });
+  expect(await acceptMessage(reef.deps, idle.claim, message)).toMatchObject({ code: "account_suspended" });
 });

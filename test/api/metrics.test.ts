@@ -3,7 +3,7 @@ import { connectDatabase } from "../../src/db/connect.ts";
 import { createServer } from "../../src/server.ts";
 import { createChatHub } from "../../src/services/chatHub.ts";
 import { INVARIANTS } from "../../src/services/invariants.ts";
-import { isAnswer, makeAssistant, makeUser, openChat } from "../factories.ts";
+import { idle, isAnswer, makeAssistant, makeUser, openChat } from "../factories.ts";
 import { startProcess, startTestReef, until, type TestReef } from "../harness.ts";
 
 let reef: TestReef;
@@ -37,7 +37,7 @@ test("the text is what Prometheus reads: help, type, then samples with a number 
 });
 
 test("only for programs on this machine that come without a proxy; nothing is here for others", async () => {
-  const { app } = createServer(reef.deps, createChatHub(reef.deps), () => false);
+  const { app } = createServer(reef.deps, createChatHub(reef.deps), idle, () => false);
   const ask = async (ip: string | null, headers: Record<string, string> = {}) =>
     (await app.fetch(new Request("http://reef/metrics", { headers }), { ip })).status;
   for (const ip of ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"])
@@ -136,7 +136,7 @@ test("violated invariants are counted by one process for all, and the count is t
 
 test("without a database the scrape still answers, and does not show old numbers", async () => {
   const away = connectDatabase("postgres://nobody@127.0.0.1:1/x", { max: 1, name: "away" });
-  const { app } = createServer({ ...reef.deps, sql: away }, createChatHub(reef.deps), () => false);
+  const { app } = createServer({ ...reef.deps, sql: away }, createChatHub(reef.deps), idle, () => false);
   const ask = async () => (await app.fetch(new Request("http://reef/metrics"), { ip: "127.0.0.1" })).text();
   const before = await scrape();
   const without = await ask();

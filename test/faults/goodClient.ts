@@ -46,6 +46,8 @@ export class GoodClient {
   connected = false;
   /** What the server did against the protocol; empty, or there is a bug. */
   readonly faults: string[] = [];
+  /** The pauses that servers asked for when they said goodbye. */
+  readonly pausesMs: number[] = [];
   /** Refusals of our messages, for the person to see. */
   readonly refused: Frame<"error">[] = [];
   private socket: WebSocket | null = null;
@@ -54,6 +56,8 @@ export class GoodClient {
   private heartbeatMs = 0;
   private heardAt = 0;
   private attempt = 0;
+  /** Set by a server that says goodbye: when to come back. */
+  private pauseMs: number | null = null;
   private server = 0;
   private closed = false;
   /** Per connection: how far each answer was shown, and which answers are over. */
@@ -138,8 +142,11 @@ export class GoodClient {
       this.faults.push(`sent away for good: ${why}`);
       return;
     }
-    const ceiling = Math.min(RETRY_CAP_MS, RETRY_BASE_MS * 2 ** this.attempt++);
     this.server += 1;
+    const pauseMs = this.pauseMs;
+    this.pauseMs = null;
+    if (pauseMs !== null) return this.retry(pauseMs);
+    const ceiling = Math.min(RETRY_CAP_MS, RETRY_BASE_MS * 2 ** this.attempt++);
     this.retry(ceiling / 2 + ((this.options.random ?? Math.random)() * ceiling) / 2);
   }
 
@@ -153,6 +160,7 @@ export class GoodClient {
     if (frame.type === "ack") return this.acknowledged(frame.client_id);
     if (frame.type === "message") return this.add(frame);
     if (frame.type === "chunk") return this.show(frame);
+    if (frame.type === "disconnected") return this.farewell(frame);
     if (frame.type === "error" && frame.client_id) return this.refuse(frame.client_id, frame);
   }
 
@@ -163,6 +171,11 @@ export class GoodClient {
     this.heartbeatMs = frame.heartbeat_ms;
     this.beat(socket);
     for (const entry of this.outbox) this.transmit(entry);
+  }
+
+  private farewell(frame: Frame<"disconnected">): void {
+    this.pauseMs = frame.retry_after_ms;
+    this.pausesMs.push(frame.retry_after_ms);
   }
 
   private beat(socket: WebSocket): void {

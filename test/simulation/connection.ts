@@ -85,7 +85,7 @@ export class Connection {
   }
 
   private async handle(frame: Record<string, unknown>): Promise<void> {
-    if (this.peer) await handleFrame(this.process.deps, this.process.hub, this.peer, JSON.stringify(frame));
+    if (this.peer) await handleFrame(this.process.deps, this.process, this.peer, JSON.stringify(frame));
   }
 
   private async accept(): Promise<void> {

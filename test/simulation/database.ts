@@ -72,18 +72,21 @@ export class ProcessDatabase implements SimulatedSql {
     const call = (_: unknown, __: unknown, args: Any[]) => {
       const [strings] = args;
       if (!Array.isArray(strings) || !("raw" in strings)) return real(...args);
-      if (String(strings[0]).startsWith(NOTIFY)) return this.notify(String(args[2]), tx);
-      return this.lazily(real(...args), String(strings[0]), tx);
+      if (!String(strings[0]).startsWith(NOTIFY)) return this.lazily(real(...args), String(strings[0]), tx);
+      return this.notify(String(args[2]), tx, real(...args));
     };
     const get = (target: Any, name: string) =>
       name === "begin" ? (work: Any) => this.begin(real, work) : target[name];
     return new Proxy(real, { apply: call, get }) as Sql;
   }
 
-  private notify(payload: string, tx: Tx | null): Promise<unknown> {
+  /** Asked of Postgres, which says whether its condition holds; what it then sends, nobody hears there. */
+  private async notify(payload: string, tx: Tx | null, query: Any): Promise<unknown> {
+    const rows = await this.lazily(query, NOTIFY, tx);
+    if (rows.length === 0) return rows;
     if (tx) tx.notices.push(payload);
     else this.hooks.notified(payload);
-    return Promise.resolve([]);
+    return rows;
   }
 
   /** A query of the library runs when somebody waits for it; a part of another query never does. */

@@ -31,7 +31,7 @@ export class SimulatedProcess implements Owner {
   readonly database: ProcessDatabase;
   readonly gateway: SimulatedGatewayClient;
   readonly connections = new Set<Connection>();
-  private readonly engine: ReturnType<typeof startTurnEngine>;
+  readonly engine: ReturnType<typeof startTurnEngine>;
   private readonly resync: ReturnType<typeof startLoop>;
   private readonly closers: (() => unknown)[] = [];
 
@@ -114,6 +114,7 @@ export class SimulatedProcess implements Owner {
   /** It listens again: what was sent meanwhile is lost. */
   listenAgain(): void {
     this.deaf = false;
+    this.engine.wake();
     this.engine.wakeStops();
     this.resync.wake();
   }
