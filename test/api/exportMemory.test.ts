@@ -4,18 +4,17 @@ import { makeAssistant, makeUser } from "../factories.ts";
 import { startTestReef } from "../harness.ts";
 import { fill } from "./archives.ts";
 
-const MESSAGES = 200_000;
-/** What is exported is several times as large, packed or not. */
-const BOUND_BYTES = 100_000_000;
+const MESSAGES = 100_000;
+/** What is exported is larger, packed or not. */
+const BOUND_BYTES = 40_000_000;
 
-test("an export of 200,000 messages takes constant memory", async () => {
+test("an export of 100,000 messages takes constant memory", async () => {
   const reef = await startTestReef();
   try {
     const user = await makeUser(reef);
     await fill(reef.sql, user, await makeAssistant(user), MESSAGES, 400);
     const { port, hostname } = new URL(reef.url);
-    Bun.gc(true);
-    const before = process.memoryUsage().rss;
+    const before = memoryInUse();
     let peak = before;
     let bytes = 0;
     let last: Buffer = Buffer.alloc(0);
@@ -23,7 +22,7 @@ test("an export of 200,000 messages takes constant memory", async () => {
     socket.write(
       `GET /api/user/export HTTP/1.1\r\nHost: reef\r\nConnection: close\r\nAuthorization: Bearer ${user.token}\r\n\r\n`,
     );
-    const look = setInterval(() => (peak = Math.max(peak, process.memoryUsage().rss)), 50);
+    const look = setInterval(() => (peak = Math.max(peak, memoryInUse())), 200);
     socket.on("data", (part: Buffer) => {
       bytes += part.length;
       last = part.length >= 100 ? part : Buffer.concat([last, part]);
@@ -38,5 +37,12 @@ test("an export of 200,000 messages takes constant memory", async () => {
     await reef.stop();
   }
 }, 300_000);
+
+/** What is reachable: what is only not collected yet belongs to nobody, here to other tests. */
+function memoryInUse(): number {
+  Bun.gc(true);
+  const { heapUsed, external } = process.memoryUsage();
+  return heapUsed + external;
+}
 
 const mega = (bytes: number) => Math.round(bytes / 1_000_000);

@@ -300,7 +300,7 @@ test("a sign-in from a device that is not known is told; the first, a known name
   for (const [name, ip] of [
     [null, "2001:db8:0:1:ffff::2"],
     ["phone", "203.0.113.9"],
-    [null, "::ffff:127.0.0.1"],
+    [null, "127.0.0.1"],
   ] as const)
     await from(name, ip);
   await settled();
