@@ -21,6 +21,8 @@ export interface Schedule {
   seed: number;
   /** Nothing breaks: then everything must go well at the first attempt. */
   calm: boolean;
+  /** Time goes on only when everybody has done what there is to do: then nobody is late without a fault. */
+  patient: boolean;
   /** Notices may be doubled, and lost. */
   notices: "good" | "doubled" | "lossy";
   processes: number;
@@ -139,6 +141,7 @@ export function makeSchedule(seed: number): Schedule {
   return {
     seed,
     calm,
+    patient: calm || createRandom(seed, "patient").chance(0.3),
     notices: calm ? "good" : random.pick(["good", "good", "doubled", "lossy"] as const),
     processes: size.processes,
     assistants: size.assistants,

@@ -1,6 +1,7 @@
 import { devicesPerAssistant, type Action, type Schedule } from "./actions.ts";
 import { Device } from "./device.ts";
 import { SimulatedGateway } from "./gateway.ts";
+import { CALL_TIMEOUT_MS } from "./gatewayClient.ts";
 import { planOf, type Lane } from "./lane.ts";
 import { budgets, RESYNC_MS, SimulatedProcess } from "./process.ts";
 import { createRandom, type Random } from "./random.ts";
@@ -149,8 +150,7 @@ export class Simulation {
   }
 
   private async advance(ms: number, random: Random): Promise<void> {
-    // Where nothing breaks nobody is starved either: leases and budgets are for trouble.
-    if (this.schedule.calm) return this.pass(ms, random);
+    if (this.schedule.patient) return this.pass(ms, random);
     // Who has work to do and gets no time stands still.
     if (!this.world.idle() || ms >= budgets.leaseMs) this.happened.add("starved");
     return this.world.advance(ms);
@@ -224,7 +224,9 @@ export class Simulation {
     }
     // Retries of a failed read need a second; what no notice told of is found by the next comparison.
     const lost = this.happened.has("deafen") || this.happened.has("notice lost");
-    for (const ms of [1100, 1100, ...(lost ? [RESYNC_MS + 1100, 1100] : [])]) {
+    // A call whose answer was lost is waited for until its own end.
+    const late = this.happened.has("lose answer");
+    for (const ms of [1100, 1100, ...(late ? [CALL_TIMEOUT_MS] : []), ...(lost ? [RESYNC_MS + 1100, 1100] : [])]) {
       await this.world.advance(ms);
       await this.world.run(random, MOST_OPERATIONS);
     }
