@@ -20,6 +20,7 @@ const RECONCILER_WEIGHT = 4;
 const SETTLE_MS = 150_000;
 const MOST_OPERATIONS = 20_000;
 const PASSING_MS = 300;
+const MOST_UNTIL_FOLLOWED = 300;
 
 /** One schedule as it runs. */
 export class Simulation {
@@ -47,7 +48,7 @@ export class Simulation {
     const unique = crypto.randomUUID().slice(0, 18);
     this.random = createRandom(schedule.seed, "ids");
     this.world = new World(lane, schedule.startsAt, tracing);
-    this.gateway = new SimulatedGateway(this.world, schedule.seed, schedule.calm, (key) =>
+    this.gateway = new SimulatedGateway(this.world, schedule.seed, schedule.model, (key) =>
       this.around.ended.some((end) => end.turnId === key),
     );
     this.redis = new SimulatedRedis(this.world);
@@ -139,6 +140,7 @@ export class Simulation {
     if ("process" in action) return this.actOnProcess(action, this.processes[action.process]!, random);
     if (action.do === "advance") return this.advance(action.ms, random);
     if (action.do === "pass") return this.pass(action.ms, random);
+    if (action.do === "doze") return this.doze(action.ms, random);
     this.happened.add(action.do);
     if (action.do === "forget agent") this.gateway.missing.add(this.agentIds[action.assistant]!);
     else if (action.do === "kill gateway") this.gateway.kill(false);
@@ -170,6 +172,18 @@ export class Simulation {
     this.freeze(process);
     await this.pass(ms, random);
     process.thaw();
+    // As an event loop does that wakes up: first its timers, then what it hears.
+    if (random.chance(0.5)) await this.world.runTimersOf(process);
+  }
+
+  /** The process that follows a run stands still in the middle of it. */
+  private async doze(ms: number, random: Random): Promise<void> {
+    const find = () => this.processes.find((process) => process.running() > 0 && this.gateway.running().length > 0);
+    for (let n = 0; n < MOST_UNTIL_FOLLOWED && !find(); n++) await this.world.run(random, 1);
+    const process = find();
+    if (!process) return;
+    this.happened.add("stand still");
+    await this.standStill(process, ms, random);
   }
 
   private actOnDevice(action: Extract<Action, { device: number }>, device: Device, random: Random): void {
