@@ -129,15 +129,19 @@ export async function markStreaming(sql: Queryable, input: { id: string; owner: 
     where id = ${input.id} and lease_owner = ${input.owner} and status = 'dispatched'`;
 }
 
-/** Gives a claimed turn back to the queue: its assistant turned out not to be ready. Call it in a transaction. */
+/**
+ * Gives a claimed turn back to its place in the queue: its assistant turned out to be asleep, or else it was never sent,
+ * which is no attempt. Call it in a transaction.
+ */
 export async function requeueTurn(
   sql: Queryable,
-  input: { id: string; owner: string; assistantId: string; gatewayId: string },
+  input: { id: string; owner: string; assistantId: string; gatewayId: string; asleep: boolean },
 ): Promise<void> {
   const result = await sql`
-    update turns set status = 'queued', lease_owner = null, lease_until = null
+    update turns set status = 'queued', attempts = attempts - ${input.asleep ? 0 : 1}::int, lease_owner = null, lease_until = null
     where id = ${input.id} and lease_owner = ${input.owner} and status in ('dispatched', 'streaming')`;
   if (result.count === 0) return;
+  if (!input.asleep) return notify(sql, "turn", input.gatewayId);
   await sql`update assistants set state = 'waking' where id = ${input.assistantId} and state = 'awake'`;
   await notify(sql, "assistant", input.assistantId);
   await notify(sql, "gateway", input.gatewayId);

@@ -1,3 +1,4 @@
+import { GatewayError } from "../clients/gatewayConnection.ts";
 import type { RunEvent } from "../clients/gatewayFrames.ts";
 import type { ClaimedTurn } from "../db/turns.ts";
 import type { Deps } from "../deps.ts";
@@ -10,6 +11,9 @@ export type RunDeps = Pick<
   "sql" | "gateway" | "workspaces" | "config" | "log" | "clock" | "processId" | "metrics"
 >;
 
+/** What a failed attempt to send calls for. `later`: the next connection tries again, and the budgets bound it. */
+type Remedy = "again" | "later" | "give back" | "wake" | "fail";
+
 /** Where a turn that has just ended is found, unless it used many tools. */
 const NEWEST_ROWS = 12;
 const ABORT_WAIT_MS = 15_000;
@@ -21,6 +25,8 @@ const MAX_KEYS = 2;
  */
 export class GatewayRun {
   private key: string;
+  /** Whether the gateway may know the turn. */
+  private sent: boolean;
 
   constructor(
     private readonly deps: Pick<Deps, "gateway" | "workspaces" | "clock">,
@@ -28,6 +34,7 @@ export class GatewayRun {
     private readonly over: AbortSignal,
   ) {
     this.key = turn.id;
+    this.sent = turn.attempts > 1;
   }
 
   /** Whether an event is of the run under the present key. */
@@ -40,9 +47,26 @@ export class GatewayRun {
     await this.deps.workspaces.guard(this.turn);
   }
 
-  send(): Promise<"started" | "running" | "finished"> {
+  async send(): Promise<"started" | "running" | "finished"> {
     const { agentId, content } = this.turn;
-    return this.deps.gateway.sendMessage({ agentId, key: this.key, text: content });
+    try {
+      const status = await this.deps.gateway.sendMessage({ agentId, key: this.key, text: content });
+      this.sent = true;
+      return status;
+    } catch (error) {
+      if (!isUnsent(error)) this.sent = true;
+      throw error;
+    }
+  }
+
+  /** What to do after this failure. What was surely never sent need not wait for this process's connection. */
+  remedyFor(error: unknown): Remedy {
+    // A disk or an answer that makes no sense may do so only for a moment; the budget bounds it.
+    if (!(error instanceof GatewayError)) return "again";
+    if (isUnsent(error) && !this.sent) return "give back";
+    if (error.kind !== "refused") return error.code === "TIMEOUT" ? "again" : "later";
+    if (/no longer exists in configuration|unknown agent/i.test(error.message)) return "wake";
+    return error.code === "UNAVAILABLE" ? "again" : "fail";
   }
 
   /** Takes another key, for a run that ended before it began; false when there were enough of them. */
@@ -91,4 +115,8 @@ export class GatewayRun {
     if (limit < HISTORY_ROWS && !holdsBeginning(rows, this.turn.id)) return this.read(HISTORY_ROWS);
     return readRun(rows, this.turn.id);
   }
+}
+
+function isUnsent(error: unknown): boolean {
+  return error instanceof GatewayError && error.kind === "unsent";
 }

@@ -116,25 +116,16 @@ export class TurnRun {
   }
 
   private async afterFailedSend(error: unknown): Promise<void> {
-    if (!(error instanceof GatewayError)) {
-      // A disk or an answer that makes no sense may do so only for a moment; the budget bounds it.
-      this.log.error({ err: error }, "turn could not be sent; trying again");
-      return this.sendAgain();
-    }
-    // No connection, or an answer lost with it: `reconnected` tries again, and the budgets bound it.
-    if (error.kind !== "refused") {
-      this.complete = false;
-      if (error.code === "TIMEOUT") await this.sendAgain();
-      return;
-    }
-    if (/no longer exists in configuration|unknown agent/i.test(error.message)) return this.giveBack();
-    if (error.code === "UNAVAILABLE") return this.sendAgain();
-    this.log.warn({ code: error.code }, "gateway refused the turn");
-    void this.end(async () => this.failure("turn_failed"));
+    const remedy = this.run.remedyFor(error);
+    const why = error instanceof GatewayError ? { code: error.code } : { err: error };
+    this.log.warn({ ...why, remedy }, "turn could not be sent");
+    if (remedy === "fail") return void this.end(async () => this.failure("turn_failed"));
+    if (remedy === "wake" || remedy === "give back") return this.giveBack(remedy === "wake");
+    this.complete = false;
+    if (remedy === "again") await this.sendAgain();
   }
 
   private async sendAgain(): Promise<void> {
-    this.complete = false;
     await sleep(SEND_AGAIN_MS, this.over.signal, this.deps.clock);
     // After this attempt has ended, or it would wait for itself.
     this.deps.clock.setTimeout(() => !this.isOver() && void this.attempt(), 0);
@@ -151,14 +142,15 @@ export class TurnRun {
     else void this.end(async () => this.failure("assistant_unavailable"));
   }
 
-  /** The assistant went to sleep, or never woke: back to the queue, which wakes it. */
-  private async giveBack(): Promise<void> {
+  /** Back to the queue: it wakes an assistant that is asleep, and knows who has a connection to the gateway. */
+  private async giveBack(asleep: boolean): Promise<void> {
     if (this.isOver()) return;
+    // Before it is in the queue again: this process may be the one that claims it.
+    this.leave();
     const { id, assistantId, gatewayId } = this.turn;
     await this.deps.sql
-      .begin((sql) => requeueTurn(sql, { id, owner: this.deps.processId, assistantId, gatewayId }))
+      .begin((sql) => requeueTurn(sql, { id, owner: this.deps.processId, assistantId, gatewayId, asleep }))
       .catch((err: unknown) => this.log.warn({ err }, "turn could not be given back; its lease will run out"));
-    this.leave();
   }
 
   private follow(event: RunEvent): void {

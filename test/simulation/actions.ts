@@ -1,5 +1,6 @@
 import type { SqlFault } from "./database.ts";
 import { planLimits } from "./lane.ts";
+import type { ModelMood } from "./model.ts";
 import { createRandom, type Random } from "./random.ts";
 
 /** One thing that happens to the system from outside. Processes and devices are numbered. */
@@ -8,6 +9,7 @@ export type Act =
   | { do: "connect"; device: number; process: number }
   | { do: "advance" | "pass"; ms: number }
   | { do: "stand still"; process: number; ms: number }
+  | { do: "doze"; ms: number }
   | { do: "kill" | "start" | "freeze" | "thaw" | "stop process" | "deafen" | "hear" | "lose answer"; process: number }
   | { do: "break database"; process: number; fault: SqlFault }
   | { do: "cut gateway"; process: number }
@@ -21,6 +23,9 @@ export interface Schedule {
   seed: number;
   /** Nothing breaks: then everything must go well at the first attempt. */
   calm: boolean;
+  /** Time goes on only when everybody has done what there is to do: then nobody is late without a fault. */
+  patient: boolean;
+  model: ModelMood;
   /** Notices may be doubled, and lost. */
   notices: "good" | "doubled" | "lossy";
   processes: number;
@@ -123,22 +128,35 @@ const TROUBLES: Choice[][] = [
   [{ weight: 3, make: (random, { assistants }) => ({ do: "forget agent", assistant: random.int(0, assistants - 1) }) }],
 ];
 
+/** Something is said, and in the middle of an answer whoever follows it stands still for longer than it may. */
+function putDoze(random: Random, actions: Action[]): void {
+  const at = random.int(0, actions.length - 2);
+  const say = { do: "say", device: random.int(0, DEVICES - 1) } as const;
+  const doze = { do: "doze", ms: random.int(4200, 7000) } as const;
+  for (const [index, act] of [say, doze].entries())
+    actions[at + index] = { ...act, id: at + index + 1, operations: random.int(0, 30) };
+}
+
 /** The schedule of a seed. */
 export function makeSchedule(seed: number): Schedule {
   const random = createRandom(seed, "schedule");
   const calm = random.chance(0.15);
+  const dozing = !calm && createRandom(seed, "doze").chance(0.1);
   const size = { processes: random.chance(0.25) ? 3 : 2, assistants: random.chance(0.25) ? 2 : 1, devices: 0 };
   size.devices = size.assistants * DEVICES;
-  const troubles = calm ? [] : TROUBLES.filter(() => random.chance(0.35)).flat();
+  const troubles = calm || dozing ? [] : TROUBLES.filter(() => random.chance(0.35)).flat();
   const choices = [...CLIENTS, ...(random.chance(0.6) ? STOPS : []), ...troubles];
   const actions: Action[] = Array.from({ length: random.int(10, 34) }, (_, id) => {
     const act = random.weighted(choices, (choice) => choice.weight).make(random, size);
     return { ...act, id: id + 1, operations: random.chance(0.25) ? 400 : random.int(0, 30) };
   });
+  if (dozing) putDoze(createRandom(seed, "doze at"), actions);
   const midnight = Date.UTC(2026, 10, 25);
   return {
     seed,
     calm,
+    patient: calm || dozing || createRandom(seed, "patient").chance(0.3),
+    model: calm ? "calm" : dozing ? "slow" : "any",
     notices: calm ? "good" : random.pick(["good", "good", "doubled", "lossy"] as const),
     processes: size.processes,
     assistants: size.assistants,

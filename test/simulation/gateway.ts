@@ -1,6 +1,6 @@
 import { GatewayError } from "../../src/clients/gatewayConnection.ts";
 import type { HistoryRow, RunEvent } from "../../src/clients/gatewayFrames.ts";
-import { scriptOf, type ModelStep } from "./model.ts";
+import { scriptOf, type ModelMood, type ModelStep } from "./model.ts";
 import type { World } from "./world.ts";
 
 /** A process's connections to the gateway: what it sends there comes in order, or is lost with the connection. */
@@ -55,7 +55,7 @@ export class SimulatedGateway {
   constructor(
     private readonly world: World,
     private readonly seed: number,
-    private readonly calm: boolean,
+    private readonly mood: ModelMood,
     private readonly isOver: (key: string) => boolean,
   ) {}
 
@@ -136,7 +136,7 @@ export class SimulatedGateway {
     const times = this.asked.filter((one) => one.key === key).length;
     const steps: ModelStep[] = failing
       ? [{ do: "fail", reason: "unavailable" }]
-      : scriptOf(this.seed, text, times, this.calm);
+      : scriptOf(this.seed, text, times, this.mood);
     const run: Run = { key, text, steps: [...steps], attempt: times * 10, item: 1, raw: "", closed: [], live: true };
     session.run = run;
     if (!failing) {

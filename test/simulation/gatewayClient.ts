@@ -5,7 +5,7 @@ import type { Link, SimulatedGateway } from "./gateway.ts";
 import type { Random } from "./random.ts";
 import type { Owner, World } from "./world.ts";
 
-const CALL_TIMEOUT_MS = 15_000;
+export const CALL_TIMEOUT_MS = 15_000;
 
 interface Call {
   reject: (error: Error) => void;

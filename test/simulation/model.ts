@@ -12,10 +12,14 @@ export type ModelStep =
 const KINDS = ["plain", "tool", "pause", "slow", "retry", "fail", "hang", "empty"] as const;
 const WEIGHTS = { plain: 44, tool: 14, pause: 11, slow: 8, retry: 8, fail: 6, hang: 6, empty: 3 };
 
-/** What the model says to a text that it is asked for the n-th time; with `calm` it makes no trouble. */
-export function scriptOf(seed: number, text: string, asked: number, calm: boolean): ModelStep[] {
+/** `calm`: it answers at once; `slow`: it answers, with long pauses; else it may do anything. */
+export type ModelMood = "calm" | "slow" | "any";
+const MOODS = { calm: ["plain", "tool"], slow: ["slow", "pause"] } as const;
+
+/** What the model says to a text that it is asked for the n-th time. */
+export function scriptOf(seed: number, text: string, asked: number, mood: ModelMood): ModelStep[] {
   const random = createRandom(seed, "model", text, asked);
-  const kind = calm ? random.pick(["plain", "tool"] as const) : random.weighted(KINDS, (one) => WEIGHTS[one]);
+  const kind = mood === "any" ? random.weighted(KINDS, (one) => WEIGHTS[one]) : random.pick(MOODS[mood]);
   // Asked again, a model may say the same or something else.
   const voice = random.chance(0.5) ? text : `${text}'${asked}`;
   const words = (from: number): ModelStep[] =>

@@ -1,6 +1,7 @@
 import { devicesPerAssistant, type Action, type Schedule } from "./actions.ts";
 import { Device } from "./device.ts";
 import { SimulatedGateway } from "./gateway.ts";
+import { CALL_TIMEOUT_MS } from "./gatewayClient.ts";
 import { planOf, type Lane } from "./lane.ts";
 import { budgets, RESYNC_MS, SimulatedProcess } from "./process.ts";
 import { createRandom, type Random } from "./random.ts";
@@ -19,6 +20,7 @@ const RECONCILER_WEIGHT = 4;
 const SETTLE_MS = 150_000;
 const MOST_OPERATIONS = 20_000;
 const PASSING_MS = 300;
+const MOST_UNTIL_FOLLOWED = 300;
 
 /** One schedule as it runs. */
 export class Simulation {
@@ -46,7 +48,7 @@ export class Simulation {
     const unique = crypto.randomUUID().slice(0, 18);
     this.random = createRandom(schedule.seed, "ids");
     this.world = new World(lane, schedule.startsAt, tracing);
-    this.gateway = new SimulatedGateway(this.world, schedule.seed, schedule.calm, (key) =>
+    this.gateway = new SimulatedGateway(this.world, schedule.seed, schedule.model, (key) =>
       this.around.ended.some((end) => end.turnId === key),
     );
     this.redis = new SimulatedRedis(this.world);
@@ -138,6 +140,7 @@ export class Simulation {
     if ("process" in action) return this.actOnProcess(action, this.processes[action.process]!, random);
     if (action.do === "advance") return this.advance(action.ms, random);
     if (action.do === "pass") return this.pass(action.ms, random);
+    if (action.do === "doze") return this.doze(action.ms, random);
     this.happened.add(action.do);
     if (action.do === "forget agent") this.gateway.missing.add(this.agentIds[action.assistant]!);
     else if (action.do === "kill gateway") this.gateway.kill(false);
@@ -149,8 +152,7 @@ export class Simulation {
   }
 
   private async advance(ms: number, random: Random): Promise<void> {
-    // Where nothing breaks nobody is starved either: leases and budgets are for trouble.
-    if (this.schedule.calm) return this.pass(ms, random);
+    if (this.schedule.patient) return this.pass(ms, random);
     // Who has work to do and gets no time stands still.
     if (!this.world.idle() || ms >= budgets.leaseMs) this.happened.add("starved");
     return this.world.advance(ms);
@@ -170,6 +172,18 @@ export class Simulation {
     this.freeze(process);
     await this.pass(ms, random);
     process.thaw();
+    // As an event loop does that wakes up: first its timers, then what it hears.
+    if (random.chance(0.5)) await this.world.runTimersOf(process);
+  }
+
+  /** The process that follows a run stands still in the middle of it. */
+  private async doze(ms: number, random: Random): Promise<void> {
+    const find = () => this.processes.find((process) => process.running() > 0 && this.gateway.running().length > 0);
+    for (let n = 0; n < MOST_UNTIL_FOLLOWED && !find(); n++) await this.world.run(random, 1);
+    const process = find();
+    if (!process) return;
+    this.happened.add("stand still");
+    await this.standStill(process, ms, random);
   }
 
   private actOnDevice(action: Extract<Action, { device: number }>, device: Device, random: Random): void {
@@ -224,7 +238,9 @@ export class Simulation {
     }
     // Retries of a failed read need a second; what no notice told of is found by the next comparison.
     const lost = this.happened.has("deafen") || this.happened.has("notice lost");
-    for (const ms of [1100, 1100, ...(lost ? [RESYNC_MS + 1100, 1100] : [])]) {
+    // A call whose answer was lost is waited for until its own end.
+    const late = this.happened.has("lose answer");
+    for (const ms of [1100, 1100, ...(late ? [CALL_TIMEOUT_MS] : []), ...(lost ? [RESYNC_MS + 1100, 1100] : [])]) {
       await this.world.advance(ms);
       await this.world.run(random, MOST_OPERATIONS);
     }

@@ -159,9 +159,9 @@ function judgeCourse(simulation: Simulation, turn: TurnRow, question: string): s
   const lies: string[] = [];
   if (turn.attempts > 1 && !EXCUSES_TAKEOVER.some((excuse) => happened.has(excuse)))
     lies.push(`was begun ${turn.attempts} times although nothing had happened to anybody`);
-  const smooth = schedule.calm && !turn.stopRequested && answers(scriptOf(schedule.seed, question, 0, true));
+  const smooth = schedule.calm && !turn.stopRequested && answers(scriptOf(schedule.seed, question, 0, "calm"));
   if (smooth && turn.status !== "done") lies.push("should be done: nothing had happened");
-  const could = [0, 1, 2].every((n) => answers(scriptOf(schedule.seed, question, n, schedule.calm)));
+  const could = [0, 1, 2].every((n) => answers(scriptOf(schedule.seed, question, n, schedule.model)));
   const helped = EXCUSES_FAILURE.some((excuse) => happened.has(excuse)) || simulation.freezes > 1;
   if (turn.status === "failed" && turn.attempts > 1 && could && !helped)
     lies.push("failed although one that took it over could have had its answer");

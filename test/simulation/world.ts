@@ -106,6 +106,15 @@ export class World {
     return true;
   }
 
+  /** All timers of one that are due now, before anything else. */
+  async runTimersOf(owner: Owner): Promise<void> {
+    for (let last = this.count, due = this.dueOf(owner, last); due; due = this.dueOf(owner, last)) {
+      this.note(() => `${owner.name}: timer`);
+      due();
+      await this.quiet();
+    }
+  }
+
   async advance(ms: number): Promise<void> {
     this.now += ms;
     await this.lane.setTime(this.now);
@@ -154,22 +163,23 @@ export class World {
 
   /** Of each process the timer that is due first. */
   private dueTimers(): Operation[] {
-    const first = new Map<Owner, SetTimer>();
-    for (const timer of this.timers) {
-      if (timer.due > this.now || timer.owner.frozen) continue;
-      const known = first.get(timer.owner);
-      if (!known || timer.due < known.due || (timer.due === known.due && timer.order < known.order))
-        first.set(timer.owner, timer);
-    }
-    return [...first.values()].map((timer) => ({
-      channel: "timers",
-      owner: timer.owner,
-      label: "timer",
-      run: () => {
-        this.timers.splice(this.timers.indexOf(timer), 1);
-        timer.run();
-      },
-    }));
+    const owners = new Set(this.timers.map((timer) => timer.owner));
+    return [...owners].flatMap((owner) => {
+      const run = owner.frozen ? null : this.dueOf(owner, this.count);
+      return run ? [{ channel: "timers", owner, label: "timer", run }] : [];
+    });
+  }
+
+  /** The first timer of one that is due, of those that were set when `last` was. */
+  private dueOf(owner: Owner, last: number): (() => void) | null {
+    const [first] = this.timers
+      .filter((timer) => timer.owner === owner && timer.due <= this.now && timer.order <= last)
+      .sort((a, b) => a.due - b.due || a.order - b.order);
+    if (!first) return null;
+    return () => {
+      this.timers.splice(this.timers.indexOf(first), 1);
+      first.run();
+    };
   }
 
   private forgetDead(): void {
