@@ -31,6 +31,10 @@ export function connectDatabase(url: string, options: DatabaseOptions): Sql {
       statement_timeout: 30_000,
       // A process that stands still in a transaction must not keep its locks from the others.
       idle_in_transaction_session_timeout: 5_000,
+      // A peer that vanished from the network is noticed after 25 seconds instead of two hours (see timeouts.ts, too).
+      tcp_keepalives_idle: 10,
+      tcp_keepalives_interval: 5,
+      tcp_keepalives_count: 3,
     },
     transform: { column: { from: postgres.toCamel, to: postgres.fromCamel } },
     types: { bigint: { to: 20, from: [20], parse: Number, serialize: String } },

@@ -1,4 +1,5 @@
 import type { Queryable, Sql } from "./connect.ts";
+import { setTransactionLimit } from "./timeouts.ts";
 
 /** What a check has counted: rows looked at, rows that break the rule, and which (at most five). */
 export interface Tally {
@@ -22,6 +23,7 @@ export async function readSnapshot(
   read: (sql: Queryable) => Promise<Tally>,
 ): Promise<Tally> {
   return sql.begin("isolation level repeatable read read only", async (transaction) => {
+    await setTransactionLimit(transaction, 0, true);
     await transaction`select set_config('statement_timeout', ${String(timeoutMs)}, true)`;
     return read(transaction);
   });

@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Queryable, Sql } from "./connect.ts";
+import { limitTransactions, setTransactionLimit, TRANSACTION_MS } from "./timeouts.ts";
 
 const FOLDER = join(import.meta.dir, "migrations");
 /** Any constant will do; all processes that migrate one database must use the same. */
@@ -21,6 +22,7 @@ export async function migrate(sql: Sql): Promise<string[]> {
     // The pool's limits are for requests; here one process waits for another, and a migration may take its time.
     await connection`set statement_timeout = 0`;
     await connection`set idle_in_transaction_session_timeout = 0`;
+    await setTransactionLimit(connection, 0, false);
     await connection`select pg_advisory_lock(${LOCK})`;
     await connection`create table if not exists schema_migrations (
       name text primary key, hash text not null, applied_at timestamptz not null default now())`;
@@ -47,12 +49,14 @@ export async function migrate(sql: Sql): Promise<string[]> {
       await applyOne(connection, name, hash, body);
       done.push(name);
     }
+    await limitTransactions(connection);
     return done;
   } finally {
     for (const undo of [
       connection`select pg_advisory_unlock(${LOCK})`,
       connection`reset statement_timeout`,
       connection`reset idle_in_transaction_session_timeout`,
+      setTransactionLimit(connection, TRANSACTION_MS, false),
     ])
       await undo.catch(() => undefined);
     connection.release();
