@@ -15,8 +15,8 @@ export const mutants: Mutant[] = [
         "const early = Promise.withResolvers<Accepted | AppError>();\n  const work = async (sql: Queryable) => {\n    // Statements",
       ],
       [
-        "usage: { used: usage.used, limit: usage.limit } };\n  });",
-        "usage: { used: usage.used, limit: usage.limit } };\n  };\n" +
+        "limit: usage.limit }, claimed };\n  });",
+        "limit: usage.limit }, claimed };\n  };\n" +
           "  deps.sql.begin(async (sql) => {\n    const outcome = await work(sql);\n    early.resolve(outcome);\n  }).catch(early.reject);\n" +
           "  return early.promise;",
       ],
