@@ -3,7 +3,7 @@ import type { Deps } from "../../src/deps.ts";
 import { startLoop } from "../../src/lib/loop.ts";
 import type { Log } from "../../src/lib/log.ts";
 import { createMetrics } from "../../src/lib/metrics.ts";
-import { createChatHub, type ChatHub } from "../../src/services/chatHub.ts";
+import { ChatHub } from "../../src/services/chatHub.ts";
 import { startTurnEngine } from "../../src/services/turnEngine.ts";
 import { ProcessDatabase } from "./database.ts";
 import { SimulatedGatewayClient } from "./gatewayClient.ts";
@@ -47,7 +47,7 @@ export class SimulatedProcess implements Owner {
     });
     this.gateway = new SimulatedGatewayClient(world, this, around.gateway, random);
     this.deps = this.wire();
-    this.hub = createChatHub(this.deps);
+    this.hub = new ChatHub(this.deps);
     this.engine = startTurnEngine(this.deps, this.hub);
     this.resync = startLoop({
       name: "chat resync",
