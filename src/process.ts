@@ -16,7 +16,7 @@ import { startDeletions } from "./services/deletion.ts";
 import { startMonitor } from "./services/monitor.ts";
 import { createDatabaseWatch } from "./services/databaseWatch.ts";
 import { startReconciler } from "./services/reconciler.ts";
-import { startTurnEngine } from "./services/turnEngine.ts";
+import { TurnEngine } from "./services/turnEngine.ts";
 
 const SWEEP_MS = 5_000;
 const RESYNC_MS = 30_000;
@@ -74,7 +74,7 @@ function startParts(deps: Deps) {
   const hub = new ChatHub(deps);
   return {
     hub,
-    engine: startTurnEngine(deps, hub),
+    engine: new TurnEngine(deps, hub),
     reconciler: startReconciler(deps),
     monitor: startMonitor(deps),
     mails: startMailSender(deps),
