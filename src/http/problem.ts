@@ -48,9 +48,9 @@ export function toAppError(error: unknown): AppError | null {
 
 // What `postgres` throws while the server is away, starting up, full or too slow: the request did nothing and may be
 // repeated. 53100 is a full disk, 53300 too many connections, 57014 the statement timeout, 57P0x a server that ends or starts,
-// 25P03 a transaction in which we stood still.
+// 25P03 a transaction in which we stood still, 25P04 one that took too long, 40001 and 40P01 one that met another.
 const UNAVAILABLE =
-  /^(CONNECT_TIMEOUT|CONNECTION_(CLOSED|ENDED|DESTROYED)|ECONN(REFUSED|RESET|ABORTED)|E(HOST|NET)UNREACH|ETIMEDOUT|EPIPE|ENOTFOUND|EAI_AGAIN|53[13]00|57014|57P0[1-3]|25P03)$/;
+  /^(CONNECT_TIMEOUT|CONNECTION_(CLOSED|ENDED|DESTROYED)|ECONN(REFUSED|RESET|ABORTED)|E(HOST|NET)UNREACH|ETIMEDOUT|EPIPE|ENOTFOUND|EAI_AGAIN|53[13]00|57014|57P0[1-3]|25P0[34]|40001|40P01)$/;
 
 /** Whether the database is away for now; a wrong password or a missing database is not. */
 export function isUnavailable(error: unknown): boolean {

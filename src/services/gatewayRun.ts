@@ -32,6 +32,8 @@ export class GatewayRun {
     private readonly deps: Pick<Deps, "gateway" | "workspaces" | "clock">,
     private readonly turn: ClaimedTurn,
     private readonly over: AbortSignal,
+    /** The workspace is being made ready already. */
+    private ready: Promise<unknown> | undefined,
   ) {
     this.key = turn.id;
     this.sent = turn.attempts > 1;
@@ -44,7 +46,9 @@ export class GatewayRun {
 
   /** Makes the workspace ready for the prompt. */
   async prepare(): Promise<void> {
-    await this.deps.workspaces.guard(this.turn);
+    const { ready } = this;
+    this.ready = undefined;
+    await (ready ?? this.deps.workspaces.guard(this.turn));
   }
 
   async send(): Promise<"started" | "running" | "finished"> {

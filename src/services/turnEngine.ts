@@ -30,6 +30,7 @@ export type Starter = Pick<TurnEngine, "claim" | "start">;
  */
 export class TurnEngine {
   private readonly runs = new Map<string, TurnRun>();
+  private readonly ready = new WeakMap<ClaimedTurn, Promise<unknown>>();
   private readonly lease: { owner: string; leaseMs: number };
   private readonly gatewayId: string;
   private readonly claims: Loop;
@@ -76,7 +77,16 @@ export class TurnEngine {
   }
 
   /** Claims what may run, in the transaction that accepts a message; to be started when that has committed. */
-  readonly claim = async (tx: Queryable): Promise<ClaimedTurn[]> => this.claimBy(tx, false);
+  readonly claim = async (tx: Queryable): Promise<ClaimedTurn[]> => {
+    const turns = await this.claimBy(tx, false);
+    // While that commits: somebody waits for the first word. A failure is met, and mended, when the turn starts.
+    for (const turn of turns) {
+      const ready = this.deps.workspaces.guard(turn);
+      ready.catch(() => 0);
+      this.ready.set(turn, ready);
+    }
+    return turns;
+  };
 
   /** Starts turns that were claimed. If nobody does (we died), their leases run out. */
   start(turns: ClaimedTurn[]): void {
@@ -104,7 +114,7 @@ export class TurnEngine {
     // Our own lease ran out while Postgres was away: the run lives on here.
     if (this.runs.has(turn.id)) return;
     this.deps.log.info({ turn_id: turn.id, attempt: turn.attempts }, "turn started");
-    const run = new TurnRun(this.deps, this.hub, turn, () => {
+    const run = new TurnRun(this.deps, this.hub, turn, this.ready.get(turn), () => {
       if (this.runs.get(turn.id) === run) this.runs.delete(turn.id);
       this.claims.wake();
     });

@@ -41,10 +41,11 @@ export class TurnRun {
     private readonly deps: RunDeps,
     private readonly hub: ChatHub,
     readonly turn: ClaimedTurn,
+    ready: Promise<unknown> | undefined,
     private readonly onOver: () => void,
   ) {
     this.log = deps.log.child({ turn_id: turn.id, user_id: turn.userId });
-    this.run = new GatewayRun(deps, turn, this.over.signal);
+    this.run = new GatewayRun(deps, turn, this.over.signal, ready);
     this.complete = turn.attempts === 1;
     this.answer.gap = !this.complete;
     const leftMs = Math.max(0, deps.config.TURN_TOTAL_MS - turn.ageMs);

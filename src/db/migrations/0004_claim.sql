@@ -9,7 +9,7 @@ create function claim_turns(
 ) returns table (
   id uuid, assistant_id uuid, user_id uuid, gateway_id text, seq bigint, status text, stop_requested boolean, error_code text,
   attempts integer, age_ms integer, agent_id text, display_name text, content text
-) language plpgsql as $$
+) language plpgsql set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 begin
   if may_wait then
