@@ -105,7 +105,10 @@ export async function takeOverTurns(
     returning ${claimed(sql)}`;
 }
 
-/** Renews leases; answers those still held, and whether somebody asked to stop them. */
+/**
+ * Renews leases; answers those still held, and whether they are to stop: somebody asked, or their user may not talk any
+ * more (one suspended while the turn was being accepted had no turn yet that could be asked to stop).
+ */
 export async function renewLeases(
   sql: Queryable,
   input: { owner: string; ids: string[]; leaseMs: number },
@@ -113,7 +116,8 @@ export async function renewLeases(
   return sql<{ id: string; stopRequested: boolean }[]>`
     update turns set lease_until = now() + make_interval(secs => ${input.leaseMs / 1000})
     where id in ${sql(input.ids)} and lease_owner = ${input.owner} and status in ('dispatched', 'streaming')
-    returning id, stop_requested`;
+    returning id, stop_requested or not exists (
+      select 1 from users u where u.id = turns.user_id and u.status = 'active') as stop_requested`;
 }
 
 /** Lets go of leases at once, so that another process takes over without waiting. */
