@@ -8,15 +8,15 @@ import { AppError } from "./lib/errors.ts";
 import { newId } from "./lib/ids.ts";
 import { startLoop } from "./lib/loop.ts";
 import { sleep, withDeadline } from "./lib/retry.ts";
-import { createChatSockets } from "./routes/chat.ts";
-import { createServer } from "./server.ts";
-import { createChatHub } from "./services/chatHub.ts";
+import { createChatSockets, type ChatSockets } from "./routes/chat.ts";
+import { createServer, type HttpServer } from "./server.ts";
+import { ChatHub } from "./services/chatHub.ts";
 import { startMailSender } from "./services/mailSender.ts";
 import { startDeletions } from "./services/deletion.ts";
 import { startMonitor } from "./services/monitor.ts";
-import { startDatabaseWatch } from "./services/databaseWatch.ts";
+import { createDatabaseWatch } from "./services/databaseWatch.ts";
 import { startReconciler } from "./services/reconciler.ts";
-import { startTurnEngine } from "./services/turnEngine.ts";
+import { TurnEngine } from "./services/turnEngine.ts";
 
 const SWEEP_MS = 5_000;
 const RESYNC_MS = 30_000;
@@ -39,63 +39,102 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
   await waitForDatabase(deps);
   await registerGateway(deps.sql, { id: config.GATEWAY_ID, workingSet: config.GATEWAY_WORKING_SET });
   let draining = false;
-  const hub = createChatHub(deps);
-  const engine = startTurnEngine(deps, hub);
-  const sockets = createChatSockets(deps, hub, engine);
-  const http = createServer(deps, hub, engine, () => draining);
-  const reconciler = startReconciler(deps);
-  const monitor = startMonitor(deps);
-  const mails = startMailSender(deps);
-  const deletions = startDeletions(deps);
+  const parts = startParts(deps);
+  const sockets = createChatSockets(deps, parts.hub, parts.engine);
+  const http = createServer(deps, parts.hub, parts.engine, () => draining);
+  const unlisten = await listen(deps.sql, hearNotices(deps, parts), () => catchUp(parts));
+  parts.watch.begin();
+  const server = serve(deps, http, sockets);
+  if (config.PROCESSES > 1) preferNewest(config.PROCESSES, log);
+  const sweeper = setInterval(() => sockets.sweep(), Math.min(SWEEP_MS, config.CHAT_PING_MS));
 
-  const resync = startLoop({
-    name: "chat resync",
-    run: () => hub.resync(),
-    debounceMs: 100,
-    maxWaitMs: 1000,
-    resyncMs: RESYNC_MS,
-    backoffMs: 500,
-    log,
-  });
+  return {
+    port: server.port ?? config.PORT,
+    async stop() {
+      draining = true;
+      log.info("shutting down");
+      sockets.closeAll("restart");
+      // Bun closes a connection that has not asked anything yet, and the kernel resets one that was not accepted.
+      const listening = sleep(config.PROCESSES > 1 ? LAST_REQUESTS_MS : 0).then(() => server.stop(false));
+      clearInterval(sweeper);
+      const { engine, hub: _, ...others } = parts;
+      const loops = Promise.all([engine.stop(DRAIN_MS), ...Object.values(others).map((part) => part.stop())]);
+      await withDeadline(loops, LOOPS_STOP_MS, "the loops").catch((err: unknown) =>
+        log.warn({ err }, "did not stop in time"),
+      );
+      await withDeadline(listening, LAST_REQUESTS_MS + 1000, "open requests").catch(() => server.stop(true));
+      await withDeadline(unlisten(), 1000, "unlisten").catch(() => undefined);
+      await deps.close();
+    },
+  };
+}
 
-  let watch: ReturnType<typeof startDatabaseWatch> | undefined;
-  const act = (notice: Notice) => {
-    if (notice.kind === "turn") engine.wake();
-    else if (notice.kind === "stop") engine.wakeStops();
-    else if (notice.kind === "deletion") deletions.wake();
-    else if (notice.kind === "session") hub.sessionRevoked(notice.id);
-    else if (notice.kind === "mail") mails.wake();
-    else if (notice.kind === "beat") watch?.heard(notice.id);
-    else if (notice.kind === "message") {
-      const [assistantId = "", seq = "0"] = notice.id.split(":");
+/** All that works by itself, beside the requests. */
+function startParts(deps: Deps) {
+  const hub = new ChatHub(deps);
+  return {
+    hub,
+    engine: new TurnEngine(deps, hub),
+    reconciler: startReconciler(deps),
+    monitor: startMonitor(deps),
+    mails: startMailSender(deps),
+    deletions: startDeletions(deps),
+    watch: createDatabaseWatch(deps),
+    resync: startLoop({
+      name: "chat resync",
+      run: () => hub.resync(),
+      debounceMs: 100,
+      maxWaitMs: 1000,
+      resyncMs: RESYNC_MS,
+      backoffMs: 500,
+      log: deps.log,
+    }),
+  };
+}
+type Parts = ReturnType<typeof startParts>;
+
+/** Whom a notice of the database wakes. */
+function hearNotices({ config, log }: Deps, parts: Parts): (notice: Notice) => void {
+  const { hub, engine, reconciler } = parts;
+  const act: Record<Notice["kind"], (id: string) => void> = {
+    turn: () => engine.wake(),
+    stop: () => engine.wakeStops(),
+    deletion: () => parts.deletions.wake(),
+    mail: () => parts.mails.wake(),
+    session: (id) => hub.sessionRevoked(id),
+    beat: (id) => parts.watch.heard(id),
+    gateway: (id) => id === config.GATEWAY_ID && reconciler.wake(),
+    message: (id) => {
+      const [assistantId = "", seq = "0"] = id.split(":");
       hub.messageStored(assistantId, Number(seq));
-    } else if (notice.kind === "gateway") {
-      if (notice.id === config.GATEWAY_ID) reconciler.wake();
-    } else {
-      hub.assistantChanged(notice.id);
+    },
+    assistant: (id) => {
+      hub.assistantChanged(id);
       engine.wake();
-    }
+    },
   };
-  // A throw would reach the database client, in the midst of what it does.
-  const hear = (notice: Notice) => {
+  return ({ kind, id }) => {
+    // A throw would reach the database client, in the midst of what it does.
     try {
-      act(notice);
+      act[kind](id);
     } catch (err) {
-      log.error({ err, notice: notice.kind }, "a notice could not be acted on");
+      log.error({ err, notice: kind }, "a notice could not be acted on");
     }
   };
-  // What was sent while nobody listened is lost: read everything.
-  const catchUp = () => {
-    engine.wake();
-    engine.wakeStops();
-    reconciler.wake();
-    deletions.wake();
-    resync.wake();
-    mails.wake();
-  };
-  const unlisten = await listen(deps.sql, hear, catchUp);
-  watch = startDatabaseWatch(deps);
-  const server = Bun.serve({
+}
+
+/** What was sent while nobody listened is lost: read everything. */
+function catchUp({ engine, reconciler, deletions, resync, mails }: Parts): void {
+  engine.wake();
+  engine.wakeStops();
+  reconciler.wake();
+  deletions.wake();
+  resync.wake();
+  mails.wake();
+}
+
+function serve({ config, log }: Deps, http: HttpServer, sockets: ChatSockets) {
+  return Bun.serve({
     hostname: config.HOST,
     port: config.PORT,
     reusePort: config.PROCESSES > 1,
@@ -116,35 +155,6 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
     },
     websocket: sockets.websocket,
   });
-  if (config.PROCESSES > 1) preferNewest(config.PROCESSES, log);
-  const sweeper = setInterval(() => sockets.sweep(), Math.min(SWEEP_MS, config.CHAT_PING_MS));
-
-  return {
-    port: server.port ?? config.PORT,
-    async stop() {
-      draining = true;
-      log.info("shutting down");
-      sockets.closeAll("restart");
-      // Bun closes a connection that has not asked anything yet, and the kernel resets one that was not accepted.
-      const listening = sleep(config.PROCESSES > 1 ? LAST_REQUESTS_MS : 0).then(() => server.stop(false));
-      clearInterval(sweeper);
-      const loops = Promise.all([
-        engine.stop(DRAIN_MS),
-        reconciler.stop(),
-        resync.stop(),
-        monitor.stop(),
-        mails.stop(),
-        deletions.stop(),
-        watch?.stop(),
-      ]);
-      await withDeadline(loops, LOOPS_STOP_MS, "the loops").catch((err: unknown) =>
-        log.warn({ err }, "did not stop in time"),
-      );
-      await withDeadline(listening, LAST_REQUESTS_MS + 1000, "open requests").catch(() => server.stop(true));
-      await withDeadline(unlisten(), 1000, "unlisten").catch(() => undefined);
-      await deps.close();
-    },
-  };
 }
 
 function badHost(): AppError {

@@ -1,6 +1,6 @@
 import { notify } from "../db/notify.ts";
 import type { Deps } from "../deps.ts";
-import { startLoop } from "../lib/loop.ts";
+import { startLoop, type Loop } from "../lib/loop.ts";
 import { sleep } from "../lib/retry.ts";
 
 const BEAT_MS = 3_000;
@@ -12,7 +12,7 @@ const UNHEARD_MS = 6_000;
  * query on one waits for ever, a notice never comes. Sends itself a notice on a connection of its own; unless it is
  * heard on the one that listens, all connections are severed, and new ones are opened.
  */
-export function startDatabaseWatch(deps: Pick<Deps, "watchSql" | "severDatabase" | "log" | "processId">) {
+export function createDatabaseWatch(deps: Pick<Deps, "watchSql" | "severDatabase" | "log" | "processId">) {
   let hear: () => void = () => undefined;
   const beat = async (signal: AbortSignal) => {
     const heard = new Promise<void>((resolve) => (hear = resolve));
@@ -28,17 +28,21 @@ export function startDatabaseWatch(deps: Pick<Deps, "watchSql" | "severDatabase"
       over.abort();
     }
   };
-  const loop = startLoop({
-    name: "database watch",
-    run: beat,
-    debounceMs: BEAT_MS,
-    maxWaitMs: BEAT_MS,
-    resyncMs: BEAT_MS,
-    backoffMs: BEAT_MS,
-    log: deps.log,
-  });
+  let loop: Loop | undefined;
   return {
+    /** Call it when somebody listens; before that nothing could be heard. */
+    begin() {
+      loop = startLoop({
+        name: "database watch",
+        run: beat,
+        debounceMs: BEAT_MS,
+        maxWaitMs: BEAT_MS,
+        resyncMs: BEAT_MS,
+        backoffMs: BEAT_MS,
+        log: deps.log,
+      });
+    },
     heard: (processId: string) => processId === deps.processId && hear(),
-    stop: () => loop.stop(),
+    stop: () => loop?.stop(),
   };
 }

@@ -10,7 +10,7 @@ import {
 import type { Queryable } from "../db/connect.ts";
 import type { Deps } from "../deps.ts";
 import { secondsSince } from "../lib/ids.ts";
-import { startLoop } from "../lib/loop.ts";
+import { startLoop, type Loop } from "../lib/loop.ts";
 import { sleep } from "../lib/retry.ts";
 import type { ChatHub } from "./chatHub.ts";
 import { finishTurn } from "./conversations.ts";
@@ -22,107 +22,142 @@ const UUID_LENGTH = 36;
 type EngineDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "clock" | "processId" | "metrics">;
 
 /** What accepting a message needs of the engine. */
-export type Starter = Pick<ReturnType<typeof startTurnEngine>, "claim" | "start">;
+export type Starter = Pick<TurnEngine, "claim" | "start">;
 
 /**
  * Runs the queued turns of the gateway: claims them under a lease, renews the lease while they run, takes over those
  * whose process fell silent, and drops those that were stopped or waited too long. All state is in Postgres.
  */
-export function startTurnEngine(deps: EngineDeps, hub: ChatHub) {
-  const { config, sql, log, clock } = deps;
-  const runs = new Map<string, TurnRun>();
-  const gatewayId = config.GATEWAY_ID;
-  const lease = { owner: deps.processId, leaseMs: config.TURN_LEASE_MS };
-  let draining = false;
+export class TurnEngine {
+  private readonly runs = new Map<string, TurnRun>();
+  private readonly lease: { owner: string; leaseMs: number };
+  private readonly gatewayId: string;
+  private readonly claims: Loop;
+  private readonly drops: Loop;
+  private readonly takeovers: Loop;
+  private readonly leases: Loop;
+  private draining = false;
 
-  const start = (turn: ClaimedTurn) => {
-    // Our own lease ran out while Postgres was away: the run lives on here.
-    if (runs.has(turn.id)) return;
-    log.info({ turn_id: turn.id, attempt: turn.attempts }, "turn started");
-    const run = new TurnRun(deps, hub, turn, () => {
-      if (runs.get(turn.id) === run) runs.delete(turn.id);
-      claimLoop.wake();
+  constructor(
+    private readonly deps: EngineDeps,
+    private readonly hub: ChatHub,
+  ) {
+    const { config } = deps;
+    this.gatewayId = config.GATEWAY_ID;
+    this.lease = { owner: deps.processId, leaseMs: config.TURN_LEASE_MS };
+    this.claims = this.loop("turns", () => this.claimQueued(), 1000);
+    this.drops = this.loop("stopped turns", () => this.dropQueued(), 1000);
+    // Apart from claiming, whose lock a process that stands still may hold for some seconds.
+    this.takeovers = this.loop("takeover", () => this.takeOver(), config.TURN_LEASE_MS / 4);
+    this.leases = this.loop("leases", () => this.renew(), config.TURN_LEASE_MS / 4);
+    deps.gateway.listen({
+      onRun: (event: RunEvent) => this.runs.get(event.runId.slice(0, UUID_LENGTH))?.handle(event),
+      onReady: () => {
+        for (const run of this.runs.values()) run.reconnected();
+        this.claims.wake();
+        this.takeovers.wake();
+      },
     });
-    runs.set(turn.id, run);
-  };
-  const dropQueued = async () => {
-    for (const turn of await listTurnsToDrop(sql, { gatewayId, waitMs: config.TURN_WAIT_MS })) {
+  }
+
+  /** The queue may have changed. */
+  wake(): void {
+    this.claims.wake();
+  }
+
+  /** Somebody may have asked to stop something. */
+  wakeStops(): void {
+    this.leases.wake();
+    this.drops.wake();
+  }
+
+  running(): number {
+    return this.runs.size;
+  }
+
+  /** Claims what may run, in the transaction that accepts a message; to be started when that has committed. */
+  readonly claim = async (tx: Queryable): Promise<ClaimedTurn[]> => this.claimBy(tx, false);
+
+  /** Starts turns that were claimed. If nobody does (we died), their leases run out. */
+  start(turns: ClaimedTurn[]): void {
+    for (const turn of turns) this.startOne(turn);
+  }
+
+  /** Lets running answers end for `graceMs`; what is left then is another process's, at once. */
+  async stop(graceMs: number): Promise<void> {
+    const { clock, sql } = this.deps;
+    this.draining = true;
+    await Promise.all([this.claims.stop(), this.drops.stop(), this.takeovers.stop()]);
+    const until = clock.now() + graceMs;
+    while (this.runs.size > 0 && clock.now() < until) await sleep(50, undefined, clock);
+    await this.leases.stop();
+    for (const run of this.runs.values()) run.leave();
+    await releaseLeases(sql, { owner: this.deps.processId }).catch(() => undefined);
+  }
+
+  private loop(name: string, run: () => Promise<void>, resyncMs: number): Loop {
+    const { log, clock } = this.deps;
+    return startLoop({ name, run, debounceMs: 2, maxWaitMs: 10, resyncMs, backoffMs: 200, log, clock });
+  }
+
+  private startOne(turn: ClaimedTurn): void {
+    // Our own lease ran out while Postgres was away: the run lives on here.
+    if (this.runs.has(turn.id)) return;
+    this.deps.log.info({ turn_id: turn.id, attempt: turn.attempts }, "turn started");
+    const run = new TurnRun(this.deps, this.hub, turn, () => {
+      if (this.runs.get(turn.id) === run) this.runs.delete(turn.id);
+      this.claims.wake();
+    });
+    this.runs.set(turn.id, run);
+  }
+
+  /** Whether turns may be taken: who ends, or has lost the gateway, leaves them to others. */
+  private isServing(): boolean {
+    return !this.draining && this.deps.gateway.isReady();
+  }
+
+  private async claimBy(sql: Queryable, mayWait: boolean): Promise<ClaimedTurn[]> {
+    if (!this.isServing()) return [];
+    const { GATEWAY_MAX_RUNS, GATEWAY_WORKING_SET, TURN_WAIT_MS } = this.deps.config;
+    const limits = { maxRuns: GATEWAY_MAX_RUNS, workingSet: GATEWAY_WORKING_SET, waitMs: TURN_WAIT_MS };
+    return claimTurns(sql, { gatewayId: this.gatewayId, ...this.lease, ...limits, mayWait });
+  }
+
+  private async claimQueued(): Promise<void> {
+    this.start(await this.claimBy(this.deps.sql, true));
+  }
+
+  private async takeOver(): Promise<void> {
+    if (!this.isServing()) return;
+    this.start(await takeOverTurns(this.deps.sql, { gatewayId: this.gatewayId, ...this.lease }));
+  }
+
+  private async dropQueued(): Promise<void> {
+    const { deps, gatewayId } = this;
+    for (const turn of await listTurnsToDrop(deps.sql, { gatewayId, waitMs: deps.config.TURN_WAIT_MS })) {
       const outcome = turn.stopRequested
         ? ({ status: "stopped", text: "", usage: null } as const)
         : ({ status: "failed", text: "", code: "assistant_unavailable" } as const);
       const message = await finishTurn(deps, turn, null, outcome).catch((err: unknown) => {
-        log.warn({ err, turn_id: turn.id }, "turn could not be dropped; trying again");
+        deps.log.warn({ err, turn_id: turn.id }, "turn could not be dropped; trying again");
         return null;
       });
       if (!message) continue;
       deps.metrics.turn.observe({ status: outcome.status }, secondsSince(turn.id));
-      hub.messageStored(turn.assistantId, message.seq, message);
+      this.hub.messageStored(turn.assistantId, message.seq, message);
     }
-  };
-  const takeOver = async () => {
-    if (draining || !deps.gateway.isReady()) return;
-    for (const turn of await takeOverTurns(sql, { gatewayId, ...lease })) start(turn);
-  };
-  const limits = {
-    maxRuns: config.GATEWAY_MAX_RUNS,
-    workingSet: config.GATEWAY_WORKING_SET,
-    waitMs: config.TURN_WAIT_MS,
-  };
-  const claimQueued = async (queryable: Queryable, mayWait: boolean): Promise<ClaimedTurn[]> =>
-    draining || !deps.gateway.isReady() ? [] : claimTurns(queryable, { gatewayId, ...lease, ...limits, mayWait });
-  const startQueued = async () => {
-    for (const turn of await claimQueued(sql, true)) start(turn);
-  };
-  const renew = async () => {
-    const ids = [...runs.keys()];
+  }
+
+  private async renew(): Promise<void> {
+    const ids = [...this.runs.keys()];
     if (ids.length === 0) return;
-    const held = new Map((await renewLeases(sql, { ids, ...lease })).map((row) => [row.id, row.stopRequested]));
+    const held = await renewLeases(this.deps.sql, { ids, ...this.lease });
+    const stopRequested = new Map(held.map((row) => [row.id, row.stopRequested]));
     for (const id of ids) {
-      const run = runs.get(id);
+      const run = this.runs.get(id);
       // Not ours any more, and not just ending: another process has taken it over.
-      if (!held.has(id)) run?.lost();
-      else if (held.get(id)) run?.stop();
+      if (!stopRequested.has(id)) run?.lost();
+      else if (stopRequested.get(id)) run?.stop();
     }
-  };
-
-  const loop = (name: string, run: () => Promise<void>, resyncMs: number) =>
-    startLoop({ name, run, debounceMs: 2, maxWaitMs: 10, resyncMs, backoffMs: 200, log, clock });
-  const claimLoop = loop("turns", startQueued, 1000);
-  const dropLoop = loop("stopped turns", dropQueued, 1000);
-  // Apart from claiming, whose lock a process that stands still may hold for some seconds.
-  const takeoverLoop = loop("takeover", takeOver, config.TURN_LEASE_MS / 4);
-  const leaseLoop = loop("leases", renew, config.TURN_LEASE_MS / 4);
-  deps.gateway.listen({
-    onRun: (event: RunEvent) => runs.get(event.runId.slice(0, UUID_LENGTH))?.handle(event),
-    onReady: () => {
-      for (const run of runs.values()) run.reconnected();
-      claimLoop.wake();
-      takeoverLoop.wake();
-    },
-  });
-
-  return {
-    /** The queue may have changed. */
-    wake: () => claimLoop.wake(),
-    /** Somebody may have asked to stop something. */
-    wakeStops: () => {
-      leaseLoop.wake();
-      dropLoop.wake();
-    },
-    /** Claims what may run, in the transaction that accepts a message; to be started when that has committed. */
-    claim: (tx: Queryable) => claimQueued(tx, false),
-    /** Starts turns that were claimed. If nobody does (we died), their leases run out. */
-    start: (turns: ClaimedTurn[]) => turns.forEach(start),
-    running: () => runs.size,
-    /** Lets running answers end for `graceMs`; what is left then is another process's, at once. */
-    async stop(graceMs: number): Promise<void> {
-      draining = true;
-      await Promise.all([claimLoop.stop(), dropLoop.stop(), takeoverLoop.stop()]);
-      const until = clock.now() + graceMs;
-      while (runs.size > 0 && clock.now() < until) await sleep(50, undefined, clock);
-      await leaseLoop.stop();
-      for (const run of runs.values()) run.leave();
-      await releaseLeases(sql, { owner: deps.processId }).catch(() => undefined);
-    },
-  };
+  }
 }

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { createServer } from "../../src/server.ts";
-import { createChatHub } from "../../src/services/chatHub.ts";
+import { ChatHub } from "../../src/services/chatHub.ts";
 import { createOperator, revokeOperator } from "../../src/services/operators.ts";
 import { call, idle, type Json, makeAssistant, makeUser, openChat, type TestUser } from "../factories.ts";
 import { startProcess, startTestReef, until, type TestReef } from "../harness.ts";
@@ -197,7 +197,7 @@ test("only a living operator token opens: none, malformed, a user's, unknown and
 });
 
 test("an address that shows unknown tokens is not asked any more; another one is, and the log does not grow", async () => {
-  const { app } = createServer(reef.deps, createChatHub(reef.deps), idle, () => false);
+  const { app } = createServer(reef.deps, new ChatHub(reef.deps), idle, () => false);
   const ask = async (ip: string, shown: string) =>
     (
       await app.fetch(new Request("http://reef/api/admin/users", { headers: { authorization: `Bearer ${shown}` } }), {
@@ -227,7 +227,7 @@ test("an operator who asks much at once is neither refused nor locked out", asyn
 });
 
 test("/metrics: an operator token opens it from anywhere; its last use is noted, at most once a minute", async () => {
-  const { app } = createServer(reef.deps, createChatHub(reef.deps), idle, () => false);
+  const { app } = createServer(reef.deps, new ChatHub(reef.deps), idle, () => false);
   const ask = async (shown: string) =>
     (
       await app.fetch(new Request("http://reef/metrics", { headers: { authorization: `Bearer ${shown}` } }), {

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { createServer } from "../../src/server.ts";
-import { createChatHub } from "../../src/services/chatHub.ts";
+import { ChatHub } from "../../src/services/chatHub.ts";
 import { type Answer, call, idle, type Json, makeAssistant, makeUser, type TestUser } from "../factories.ts";
 import { createOperator, revokeOperator } from "../../src/services/operators.ts";
 import { startTestReef, type TestReef } from "../harness.ts";
@@ -116,7 +116,7 @@ async function expectDescribed(route: string, answer: Answer) {
 }
 
 test("the table names every route, and nothing else is mounted", () => {
-  const { app, specs } = createServer(reef.deps, createChatHub(reef.deps), idle, () => false);
+  const { app, specs } = createServer(reef.deps, new ChatHub(reef.deps), idle, () => false);
   expect(new Map(specs.map((spec) => [`${spec.method.toUpperCase()} ${spec.path}`, spec.access]))).toEqual(
     new Map(Object.entries(TABLE)),
   );

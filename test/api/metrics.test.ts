@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { connectDatabase } from "../../src/db/connect.ts";
 import { createServer } from "../../src/server.ts";
-import { createChatHub } from "../../src/services/chatHub.ts";
+import { ChatHub } from "../../src/services/chatHub.ts";
 import { INVARIANTS } from "../../src/services/invariants.ts";
 import { idle, isAnswer, makeAssistant, makeUser, openChat } from "../factories.ts";
 import { startProcess, startTestReef, until, type TestReef } from "../harness.ts";
@@ -37,7 +37,7 @@ test("the text is what Prometheus reads: help, type, then samples with a number 
 });
 
 test("only for programs on this machine that come without a proxy; nothing is here for others", async () => {
-  const { app } = createServer(reef.deps, createChatHub(reef.deps), idle, () => false);
+  const { app } = createServer(reef.deps, new ChatHub(reef.deps), idle, () => false);
   const ask = async (ip: string | null, headers: Record<string, string> = {}) =>
     (await app.fetch(new Request("http://reef/metrics", { headers }), { ip })).status;
   for (const ip of ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"])
@@ -136,7 +136,7 @@ test("violated invariants are counted by one process for all, and the count is t
 
 test("without a database the scrape still answers, and does not show old numbers", async () => {
   const away = connectDatabase("postgres://nobody@127.0.0.1:1/x", { max: 1, name: "away" });
-  const { app } = createServer({ ...reef.deps, sql: away }, createChatHub(reef.deps), idle, () => false);
+  const { app } = createServer({ ...reef.deps, sql: away }, new ChatHub(reef.deps), idle, () => false);
   const ask = async () => (await app.fetch(new Request("http://reef/metrics"), { ip: "127.0.0.1" })).text();
   const before = await scrape();
   const without = await ask();

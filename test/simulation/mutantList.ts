@@ -15,8 +15,8 @@ export const mutants: Mutant[] = [
         "const early = Promise.withResolvers<Accepted | AppError>();\n  const work = async (sql: Queryable) => {\n    // Statements",
       ],
       [
-        "usage: { used: usage.used, limit: usage.limit } };\n  });",
-        "usage: { used: usage.used, limit: usage.limit } };\n  };\n" +
+        "limit: usage.limit }, claimed };\n  });",
+        "limit: usage.limit }, claimed };\n  };\n" +
           "  deps.sql.begin(async (sql) => {\n    const outcome = await work(sql);\n    early.resolve(outcome);\n  }).catch(early.reject);\n" +
           "  return early.promise;",
       ],
@@ -64,7 +64,7 @@ export const mutants: Mutant[] = [
   },
   {
     name: "offset off by one, between processes",
-    file: "services/chatHub.ts",
+    file: "services/chatBus.ts",
     changes: [["text: text.slice(offset), retrying }", "text: text.slice(offset + 1), retrying }"]],
   },
   {
@@ -84,7 +84,7 @@ export const mutants: Mutant[] = [
   {
     name: "lost refresh: what changes during a read is not read",
     file: "services/chatHub.ts",
-    changes: [["while (room.stale && rooms.get", "if (room.stale && rooms.get"]],
+    changes: [["while (room.stale && this.rooms.get", "if (room.stale && this.rooms.get"]],
   },
   {
     name: "the reservation of a failed turn is not released",

@@ -3,8 +3,8 @@ import type { Deps } from "../../src/deps.ts";
 import { startLoop } from "../../src/lib/loop.ts";
 import type { Log } from "../../src/lib/log.ts";
 import { createMetrics } from "../../src/lib/metrics.ts";
-import { createChatHub, type ChatHub } from "../../src/services/chatHub.ts";
-import { startTurnEngine } from "../../src/services/turnEngine.ts";
+import { ChatHub } from "../../src/services/chatHub.ts";
+import { TurnEngine } from "../../src/services/turnEngine.ts";
 import { ProcessDatabase } from "./database.ts";
 import { SimulatedGatewayClient } from "./gatewayClient.ts";
 import type { Connection } from "./connection.ts";
@@ -31,7 +31,7 @@ export class SimulatedProcess implements Owner {
   readonly database: ProcessDatabase;
   readonly gateway: SimulatedGatewayClient;
   readonly connections = new Set<Connection>();
-  readonly engine: ReturnType<typeof startTurnEngine>;
+  readonly engine: TurnEngine;
   private readonly resync: ReturnType<typeof startLoop>;
   private readonly closers: (() => unknown)[] = [];
 
@@ -47,8 +47,8 @@ export class SimulatedProcess implements Owner {
     });
     this.gateway = new SimulatedGatewayClient(world, this, around.gateway, random);
     this.deps = this.wire();
-    this.hub = createChatHub(this.deps);
-    this.engine = startTurnEngine(this.deps, this.hub);
+    this.hub = new ChatHub(this.deps);
+    this.engine = new TurnEngine(this.deps, this.hub);
     this.resync = startLoop({
       name: "chat resync",
       run: () => this.hub.resync(),
