@@ -215,7 +215,7 @@ test("an address that shows unknown tokens is not asked any more; another one is
 });
 
 test("an operator who asks much at once is neither refused nor locked out", async () => {
-  const { app } = createServer(reef.deps, createChatHub(reef.deps), idle, () => false);
+  const { app } = createServer(reef.deps, new ChatHub(reef.deps), idle, () => false);
   const ask = async () =>
     (
       await app.fetch(new Request("http://reef/api/admin/users", { headers: { authorization: `Bearer ${token}` } }), {
