@@ -1,3 +1,4 @@
+import { isUtf8 } from "node:buffer";
 import { constants } from "node:fs";
 import { lstat, open, readdir, type FileHandle } from "node:fs/promises";
 
@@ -45,11 +46,16 @@ async function* readFolder(folder: FileHandle, path: string[], walk: Walk): Asyn
         if (walk.entries === ENTRY_LIMIT + 1) yield { path, leftOut: `all after ${ENTRY_LIMIT} files and folders` };
         return;
       }
-      yield* readEntry(Buffer.concat([Buffer.from(`${here}/`), name]), [...path, name.toString()], walk);
+      yield* readEntry(Buffer.concat([Buffer.from(`${here}/`), name]), [...path, textOf(name)], walk);
     }
   } finally {
     await folder.close();
   }
+}
+
+/** Names that are no UTF-8 read alike as text and are not the same: their bytes tell them apart. */
+function textOf(name: Buffer): string {
+  return isUtf8(name) ? name.toString() : `${name.toString()} ${name.toString("hex")}`;
 }
 
 async function* readEntry(at: Buffer, path: string[], walk: Walk): AsyncGenerator<WorkspaceFile> {

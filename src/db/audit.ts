@@ -16,6 +16,7 @@ export const AUDIT_ACTIONS = [
   "email.verified",
   "identity.linked",
   "identity.token_failed",
+  "identity.revocation_failed",
   "password.reset_requested",
   "password.reset",
   "session.login",
@@ -45,7 +46,7 @@ export interface AuditEntry {
 /**
  * Records a security act in the act's own transaction. `details` hold ids and reasons, never secrets or addresses. A
  * storm of failures is as many rows as the throttles let through: ten per account and address, thirty per address, in
- * 15 minutes.
+ * 15 minutes. Of somebody whose rows are erased already (a request was under way) ids are kept, nothing else.
  */
 export async function insertAudit(
   sql: Queryable,
@@ -60,8 +61,11 @@ export async function insertAudit(
 ): Promise<void> {
   await sql`
     insert into audit_log (id, actor, action, subject_user_id, ip, request_id, details)
-    values (${newId()}, ${entry.actor}, ${entry.action}, ${entry.subjectUserId}, ${entry.ip}, ${entry.requestId},
-      ${sql.json(entry.details ?? {})})`;
+    select ${newId()}::uuid, ${entry.actor}::text, ${entry.action}::text, ${entry.subjectUserId}::uuid,
+      case when not gone then ${entry.ip}::text end, ${entry.requestId}::text,
+      case when gone then '{}' else ${sql.json(entry.details ?? {})}::jsonb end
+    from (select exists (select 1 from account_deletions
+      where user_id = ${entry.subjectUserId} and step in ('redis', 'mail', 'done')) as gone) s`;
 }
 
 /** A page of the log, newest first; `before` is the id of the last entry of the page before. */

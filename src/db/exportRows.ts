@@ -94,12 +94,16 @@ export async function listLedgerRows(sql: Queryable, { userId, after, limit }: P
     order by date, id limit ${limit}`;
 }
 
-/** The person's own security events. Who acted is told by kind: an operator's name is not the person's to have. */
+/**
+ * The person's own security events. Who acted is told by kind: an operator's name and address are not the person's to
+ * have, and what an operator wrote may name others.
+ */
 export async function listAuditRows(sql: Queryable, { userId, after, limit }: PageInput): Promise<ListedRow[]> {
   return sql<ListedRow[]>`
     select at::text as at, id, json_build_object('at', at, 'action', action,
       'actor', case when actor = ${`user:${userId}`} then 'you' else split_part(actor, ':', 1) end,
-      'ip', ip, 'request_id', request_id, 'details', details)::text as json
+      'ip', case when actor not like 'operator:%' then ip end, 'request_id', request_id,
+      'details', case when actor like 'operator:%' then '{}' else details end)::text as json
     from audit_log
     where subject_user_id = ${userId} and (at, id) > (${after.at}::text::timestamptz, ${after.id}::uuid)
     order by at, id limit ${limit}`;

@@ -34,12 +34,19 @@ export async function insertExport(
     values (${input.id}, ${input.userId}, now() + make_interval(secs => ${input.leaseSeconds}))`;
 }
 
-/** It is still being written; with 0 seconds it has ended. */
-export async function leaseExport(
+/** It is still being written; false when it is over, the session that asked for it has ended, or its user may not any more. */
+export async function renewExport(
   sql: Queryable,
-  input: { id: string; userId: string; leaseSeconds: number },
-): Promise<void> {
-  await sql`
+  input: { id: string; userId: string; sessionId: string; leaseSeconds: number },
+): Promise<boolean> {
+  const result = await sql`
     update exports set lease_until = now() + make_interval(secs => ${input.leaseSeconds})
-    where id = ${input.id} and user_id = ${input.userId}`;
+    where id = ${input.id} and user_id = ${input.userId} and lease_until > now() and exists (
+      select 1 from refresh_tokens s join users u on u.id = s.user_id
+      where s.id = ${input.sessionId} and s.user_id = ${input.userId} and s.revoked_at is null and u.status = 'active')`;
+  return result.count === 1;
+}
+
+export async function endExport(sql: Queryable, input: { id: string; userId: string }): Promise<void> {
+  await sql`update exports set lease_until = now() where id = ${input.id} and user_id = ${input.userId}`;
 }

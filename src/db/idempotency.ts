@@ -1,17 +1,28 @@
 import type { Queryable } from "./connect.ts";
 
+/** More than one claim adds, so that they don't pile up. */
+const FORGET_AT_ONCE = 20;
+
 interface IdempotencyRow {
   requestHash: Buffer;
   status: number | null;
   response: string | null;
 }
 
-/** Claims a key for a request that begins: since when it is ours, or null when it exists already. Keys live 24 hours. */
+/**
+ * Claims a key for a request that begins: since when it is ours, or null when it exists already. Keys live 24 hours; each
+ * claim forgets some older ones, whosever they are: answers hold messages' texts.
+ */
 export async function claimIdempotencyKey(
   sql: Queryable,
   input: { userId: string; key: string; requestHash: Buffer },
 ): Promise<Date | null> {
   const [row] = await sql<{ createdAt: Date }[]>`
+    with old as (
+      delete from idempotency_keys where (user_id, key) in (
+        select user_id, key from idempotency_keys
+        where created_at < now() - interval '24 hours' and (user_id, key) <> (${input.userId}::uuid, ${input.key}::text)
+        order by created_at limit ${FORGET_AT_ONCE} for update skip locked))
     insert into idempotency_keys (user_id, key, request_hash) values (${input.userId}, ${input.key}, ${input.requestHash})
     on conflict (user_id, key) do update
       set request_hash = excluded.request_hash, status = null, response = null, claimed_at = now(), created_at = now()

@@ -105,15 +105,23 @@ export async function takeOverTurns(
     returning ${claimed(sql)}`;
 }
 
-/** Renews leases; answers those still held, and whether somebody asked to stop them. */
+/**
+ * Renews leases; answers those still held, and whether they are to stop: somebody asked, or their user may not talk any
+ * more (one suspended while the turn was being accepted had no turn yet that could be asked to stop). In the order of
+ * `requestStopOfUser`, or the two could wait for each other.
+ */
 export async function renewLeases(
   sql: Queryable,
   input: { owner: string; ids: string[]; leaseMs: number },
 ): Promise<{ id: string; stopRequested: boolean }[]> {
   return sql<{ id: string; stopRequested: boolean }[]>`
     update turns set lease_until = now() + make_interval(secs => ${input.leaseMs / 1000})
-    where id in ${sql(input.ids)} and lease_owner = ${input.owner} and status in ('dispatched', 'streaming')
-    returning id, stop_requested`;
+    where id in (
+      select id from turns
+      where id in ${sql(input.ids)} and lease_owner = ${input.owner} and status in ('dispatched', 'streaming')
+      order by id for no key update)
+    returning id, stop_requested or not exists (
+      select 1 from users u where u.id = turns.user_id and u.status = 'active') as stop_requested`;
 }
 
 /** Lets go of leases at once, so that another process takes over without waiting. */
@@ -178,8 +186,10 @@ export async function requestStop(
 /** Asks every unfinished turn of a user to stop: they may not talk any more. */
 export async function requestStopOfUser(sql: Queryable, userId: string): Promise<void> {
   const rows = await sql<{ assistantId: string }[]>`
-    update turns set stop_requested = true
-    where user_id = ${userId} and status in ('queued', 'dispatched', 'streaming') returning assistant_id`;
+    update turns set stop_requested = true where id in (
+      select id from turns where user_id = ${userId} and status in ('queued', 'dispatched', 'streaming')
+      order by id for no key update)
+    returning assistant_id`;
   for (const assistantId of new Set(rows.map((row) => row.assistantId))) await notify(sql, "stop", assistantId);
 }
 

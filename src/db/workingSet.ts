@@ -116,6 +116,10 @@ export async function setPurgeStep(
 export async function finishPurge(sql: Queryable, input: { id: string; userId: string }): Promise<void> {
   await sql`delete from messages where assistant_id = ${input.id} and user_id = ${input.userId}`;
   await sql`delete from turns where assistant_id = ${input.id} and user_id = ${input.userId}`;
+  // Kept answers to repeated requests: those that are about it name its agent.
+  await sql`
+    delete from idempotency_keys where user_id = ${input.userId}
+      and position((select agent_id from assistants where id = ${input.id}) in response) > 0`;
   await sql`
     update assistants set purge_step = 'purged', display_name = null, state = 'asleep', state_reason = null, last_seq = 0, message_count = 0
     where id = ${input.id} and user_id = ${input.userId} and status = 'deleted'`;

@@ -60,7 +60,7 @@ export async function keepAppleToken(
 /**
  * Revokes a token as `identities.provider_token` holds it; safe to repeat. `unreadable`: it was sealed under another
  * JWT_SECRET and can't ever be revoked from here. Throws while Apple can't be reached or refuses our key, and
- * `provider_not_configured` without one: try again later.
+ * `provider_not_configured` without one.
  */
 export async function revokeAppleToken(deps: TokenDeps, sealedToken: Uint8Array): Promise<"revoked" | "unreadable"> {
   const token = unsealAppleToken(deps.config, sealedToken);

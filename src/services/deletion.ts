@@ -29,11 +29,13 @@ const RESYNC_MS = 5_000;
 const BACKOFF_MS = 2_000;
 const BACKOFF_CAP_MS = 600_000;
 const DAY_MS = 86_400_000;
+/** About half an hour of pauses: then nobody's data waits any longer for a provider that does not take its token back. */
+const PROVIDER_TRIES = 10;
 
 /*
  * The deletion of accounts, a saga per user that goes on wherever it was cut off (`account_deletions.step`):
  *   subscription → cancelled at Stripe; money first: while this fails nothing else is done
- *   provider     → Apple's token revoked
+ *   provider     → Apple's token revoked, or, after some tries, the failure audited
  *   agents       → every assistant marked as deleted, then waiting until all are purged (services/purge.ts)
  *   rows         → everything of the user in all tables, in one transaction; what was audited keeps ids only
  *   redis        → the user's keys
@@ -57,9 +59,12 @@ export function createDeletionSteps(deps: DeletionDeps): DeletionSteps {
       return done(deletion, "provider");
     },
     async provider(deletion) {
-      for (const { provider, token } of deletion.providerTokens)
-        if (provider === "apple") await revokeAppleToken(deps, Buffer.from(token, "hex"));
-      return done(deletion, "agents");
+      const failures = await revokeTokens(deps, deletion);
+      return deps.sql.begin(async (sql) => {
+        const next = await done(deletion, "agents", sql);
+        if (next) for (const reason of failures) await auditFailure(sql, deletion.userId, reason);
+        return next;
+      });
     },
     async agents(deletion) {
       const { userId, step } = deletion;
@@ -104,6 +109,26 @@ export function createDeletionSteps(deps: DeletionDeps): DeletionSteps {
 }
 
 type DeletionSql = Parameters<typeof advanceDeletion>[0];
+
+/** Why tokens could not be revoked, and never will be. Throws what may pass: then it is tried again, some times. */
+async function revokeTokens(deps: DeletionDeps, { userId, attempts, providerTokens }: Deletion): Promise<string[]> {
+  const failures: string[] = [];
+  for (const { token } of providerTokens.filter(({ provider }) => provider === "apple")) {
+    const outcome = await revokeAppleToken(deps, Buffer.from(token, "hex")).catch((error: unknown) => {
+      if (deps.appleTokens && attempts < PROVIDER_TRIES) throw error;
+      return describeError(error);
+    });
+    if (outcome === "revoked") continue;
+    deps.log.error({ user_id: userId, reason: outcome }, "Apple's token was not revoked; the deletion goes on");
+    failures.push(outcome);
+  }
+  return failures;
+}
+
+function auditFailure(sql: DeletionSql, userId: string, reason: string): Promise<void> {
+  const audit = { actor: "job:deletion", subjectUserId: userId, ip: null, requestId: null };
+  return insertAudit(sql, { ...audit, action: "identity.revocation_failed", details: { reason } });
+}
 
 /** Every key that can hold something of a user; a day may be yesterday's or tomorrow's, by the user's time zone. */
 function keysOf({ userId, turnIds }: Deletion): string[] {

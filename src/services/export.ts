@@ -1,5 +1,5 @@
 import { insertAudit } from "../db/audit.ts";
-import { insertExport, leaseExport, lockExports } from "../db/exports.ts";
+import { endExport, insertExport, lockExports, renewExport } from "../db/exports.ts";
 import type { Deps } from "../deps.ts";
 import { AppError } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
@@ -13,7 +13,8 @@ const PER_HOUR = 5;
 const AT_ONCE = 4;
 /** An export whose process died is over for the next one after this. */
 const LEASE_SECONDS = 30;
-const RENEW_MS = 10_000;
+/** Also how soon an export ends with the session that asked for it. */
+const RENEW_MS = 1_000;
 
 type ExportDeps = Pick<Deps, "sql" | "workspaces" | "log" | "onClose">;
 
@@ -32,12 +33,9 @@ export function createExporter(deps: ExportDeps) {
       const id = newId();
       const outcome = await deps.sql.begin((sql) => register(sql, actor, origin, id));
       if (outcome) throw outcome;
-      const lease = (leaseSeconds: number) =>
-        leaseExport(deps.sql, { id, userId: actor.userId, leaseSeconds }).catch((err: unknown) =>
-          deps.log.warn({ err }, "an export's lease could not be written"),
-        );
+      const lease = leaseOf(deps, id, actor);
       const head = await readExportHead(deps, actor.userId).catch(async (error: unknown) => {
-        await lease(0);
+        await lease.end();
         throw error;
       });
       const aborter = new AbortController();
@@ -73,13 +71,30 @@ async function register(
   return null;
 }
 
+type Controller = ReadableStreamDefaultController<Uint8Array>;
+type Lease = ReturnType<typeof leaseOf>;
+
+// Postgres may be away for a moment: the lease is longer than that.
+function leaseOf(deps: ExportDeps, id: string, { userId, sessionId }: Identity) {
+  const failed = (err: unknown) => deps.log.warn({ err }, "an export's lease could not be written");
+  return {
+    /** False when it must not go on. */
+    renew: () =>
+      renewExport(deps.sql, { id, userId, sessionId, leaseSeconds: LEASE_SECONDS }).catch((err: unknown) => {
+        failed(err);
+        return true;
+      }),
+    end: () => endExport(deps.sql, { id, userId }).catch(failed),
+  };
+}
+
 /** The chunks as a stream that renews the lease while it is read, and ends everything with its end, whichever it is. */
 function streamOf(
   deps: ExportDeps,
   chunks: AsyncGenerator<Uint8Array>,
   aborter: AbortController,
   running: Set<() => Promise<void>>,
-  lease: (seconds: number) => Promise<void>,
+  lease: Lease,
 ): ReadableStream<Uint8Array> {
   let renewing: ReturnType<typeof setInterval> | undefined;
   let over: Promise<void> | undefined;
@@ -88,15 +103,23 @@ function streamOf(
     clearInterval(renewing);
     aborter.abort();
     await chunks.return(undefined).catch(() => undefined);
-    await lease(0);
+    await lease.end();
     running.delete(finish);
+  };
+  // The connection is cut: a ZIP that lacks something must not look whole. The server prints this error.
+  const breakOff = (controller: Controller) => controller.error(new Error("the export broke off"));
+  const renew = async (controller: Controller) => {
+    if ((await lease.renew()) || over) return;
+    aborter.abort();
+    breakOff(controller);
+    await finish();
   };
   return new ReadableStream<Uint8Array>(
     {
       async pull(controller) {
         if (!running.has(finish)) {
           running.add(finish);
-          renewing = setInterval(() => void lease(LEASE_SECONDS), RENEW_MS);
+          renewing = setInterval(() => void renew(controller), RENEW_MS);
         }
         try {
           const next = await chunks.next();
@@ -104,8 +127,7 @@ function streamOf(
           controller.close();
         } catch (err) {
           if (!aborter.signal.aborted) deps.log.error({ err }, "an export broke off");
-          // The connection is cut: a ZIP that lacks something must not look whole. The server prints this error.
-          controller.error(new Error("the export broke off"));
+          breakOff(controller);
         }
         await finish();
       },

@@ -10,8 +10,12 @@ import { sendLastMail } from "./mail.ts";
 import { checkPassword } from "./passwordCheck.ts";
 import type { Origin } from "./sessions.ts";
 import { verifyFreshIdentity } from "./socialSignIn.ts";
+import { countRequest } from "./throttle.ts";
 
 type LeaveDeps = Pick<Deps, "sql" | "redis" | "passwords" | "localCounts" | "identityProviders">;
+
+/** Proofs by a provider; passwords are counted together with sign-ins. Each refused one is audited. */
+const PROOFS = { limit: 10, windowSeconds: 15 * 60 };
 
 /** How a person shows that it is them: the password, or a fresh sign-in with a provider. */
 export interface Proof {
@@ -56,6 +60,9 @@ async function isProved(
     const stored = await findPassword(deps.sql, actor.userId);
     return stored !== null && checkPassword(deps, { id: actor.userId, ...stored }, { password, ip: origin.ip });
   }
-  if (identity !== null) return verifyFreshIdentity(deps, actor.userId, identity);
+  if (identity !== null) {
+    await countRequest(deps, { kind: "leave", who: actor.userId, ...PROOFS });
+    return verifyFreshIdentity(deps, actor.userId, identity);
+  }
   throw new AppError("password_required");
 }

@@ -8,6 +8,7 @@ import {
   type OperatorToken,
 } from "../db/operators.ts";
 import type { Deps } from "../deps.ts";
+import { addressBlock } from "../lib/clientAddress.ts";
 import { AppError } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import type { Origin } from "./sessions.ts";
@@ -39,17 +40,14 @@ export async function authenticateOperator(
 ): Promise<Operator> {
   // What has not the form can be nobody's, and costs nothing to refuse.
   if (token === null || !FORM.test(token)) throw unauthorized();
-  const counter = { key: `throttle:operator:${origin.ip ?? "unknown"}`, ...FAILURES };
-  const { n, secondsLeft } = await countInWindow(deps, counter, 1);
-  if (n > counter.limit) throw new AppError("too_many_attempts", { retry_after: secondsLeft });
-  const found = await useOperatorToken(deps.sql, hashOf(token)).catch(async (error: unknown) => {
-    await countInWindow(deps, counter, -1);
-    throw error;
-  });
-  if (found) {
-    await countInWindow(deps, counter, -1);
-    return { kind: "operator", name: found.name };
-  }
+  const from = origin.ip === null ? "unknown" : addressBlock(origin.ip);
+  const counter = { key: `throttle:operator:${from}`, ...FAILURES };
+  // Only failures are counted: a burst of right ones must not lock their operator out. Guessing is hopeless anyway.
+  const { n, secondsLeft } = await countInWindow(deps, counter, 0);
+  if (n >= counter.limit) throw new AppError("too_many_attempts", { retry_after: secondsLeft });
+  const found = await useOperatorToken(deps.sql, hashOf(token));
+  if (found) return { kind: "operator", name: found.name };
+  await countInWindow(deps, counter, 1);
   await insertAudit(deps.sql, { actor: "unknown", action: "operator.token_refused", subjectUserId: null, ...origin });
   throw unauthorized();
 }

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
+import { insertAudit } from "../../src/db/audit.ts";
 import { newId } from "../../src/lib/ids.ts";
 import { call, makeAssistant, makeUser, openChat, idle } from "../factories.ts";
 import { startFakeIdentityProvider, type FakeIdentityProvider } from "../fakes/identityProvider.ts";
@@ -136,4 +137,34 @@ test("an assistant or a message that was under way is refused once the account l
   expect(await creating.catch((error: { code: string }) => error.code)).toBe("account_suspended");
   const message = { userId: user.id, assistantId: assistant.id, clientId: newId(), content: "hello" };
   expect(await acceptMessage(reef.deps, idle.claim, message)).toMatchObject({ code: "account_suspended" });
+});
+
+test("refused proofs of a provider are blocked after some, too: the audit log does not grow", async () => {
+  const user = await makeUser(reef);
+  const ask = () => user.call("DELETE", PATH, { provider: "apple", id_token: "x" });
+  for (let n = 0; n < 10; n++) expect((await ask()).body.code).toBe("invalid_id_token");
+  const blocked = await ask();
+  expect([blocked.status, blocked.body.code, blocked.headers.has("retry-after")]).toEqual([
+    429,
+    "too_many_attempts",
+    true,
+  ]);
+});
+
+test("what is audited after the rows are gone keeps no address", async () => {
+  const user = await makeUser(reef);
+  expect((await user.call("DELETE", PATH, { password: user.password })).status).toBe(202);
+  await until("it is done", isDone(user.id));
+  // A request that was under way when the account went.
+  await insertAudit(reef.sql, {
+    actor: `user:${user.id}`,
+    action: "account.deletion_refused",
+    subjectUserId: user.id,
+    ip: "192.0.2.77",
+    requestId: "late",
+    details: { sessions: 1 },
+  });
+  const rows = await reef.sql`
+    select 1 from audit_log where subject_user_id = ${user.id} and (ip is not null or details <> '{}')`;
+  expect(rows.length).toBe(0);
 });

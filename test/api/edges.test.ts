@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, spyOn, test } from "bun:test";
 import { connect } from "node:net";
-import { call, makeUser, type Json } from "../factories.ts";
-import { startProcess, startTestReef, type TestReef } from "../harness.ts";
+import { call, makeAssistant, makeUser, type Json } from "../factories.ts";
+import { startProcess, startTestReef, until, type TestReef } from "../harness.ts";
 
 let reef: TestReef;
 beforeAll(async () => void (reef = await startTestReef()));
@@ -128,6 +128,29 @@ test("Idempotency-Key a day later is another request, also when the first assist
   const second = await create({ display_name: "Two" });
   expect([second.status, second.body.display_name]).toEqual([201, "Two"]);
   expect(second.body.id).not.toBe(first.body.id);
+});
+
+test("kept answers go with time and with the assistant that they are about", async () => {
+  const user = await makeUser(reef);
+  const keep = (key: string) => user.call("PUT", "/api/user/profile", { name: "Ann" }, { "idempotency-key": key });
+  const keysOf = async () =>
+    (await reef.sql`select key from idempotency_keys where user_id = ${user.id} order by key`).map((row) => row["key"]);
+  const old = await makeUser(reef);
+  await old.call("PUT", "/api/user/profile", { name: "Old" }, { "idempotency-key": "old" });
+  await reef.sql`update idempotency_keys set created_at = now() - interval '25 hours' where user_id = ${old.id}`;
+  await keep("one");
+  expect(await reef.sql`select 1 from idempotency_keys where user_id = ${old.id}`).toHaveLength(0);
+  const assistant = await makeAssistant(user);
+  const message = { content: "a word to be gone", client_id: crypto.randomUUID() };
+  const path = `/api/assistants/${assistant.id}`;
+  await user.call("POST", `${path}/messages`, message, { "idempotency-key": "two" });
+  expect(await keysOf()).toEqual(["one", "two"]);
+  await user.call("DELETE", path);
+  await until("it is purged", async () => {
+    const [row] = await reef.sql`select purge_step from assistants where id = ${assistant.id}`;
+    return row!["purgeStep"] === "purged";
+  });
+  expect(await keysOf()).toEqual(["one"]);
 });
 
 test("a creation whose answer was lost is found again under the same key, not made twice", async () => {

@@ -65,7 +65,8 @@ test("everything of a person, and nothing of another", async () => {
   await reef.sql`
     insert into outbox (id, user_id, template, recipient) values (${crypto.randomUUID()}, ${user.id}, 'verify-email', ${user.email})`;
   await reef.sql`
-    insert into audit_log (id, actor, action, subject_user_id) values (${crypto.randomUUID()}, 'operator:margaret', 'account.restored', ${user.id})`;
+    insert into audit_log (id, actor, action, subject_user_id, ip, details) values (${crypto.randomUUID()}, 'operator:margaret',
+      'account.restored', ${user.id}, '198.51.100.200', ${reef.sql.json({ reason: "bob@example.net complained" })})`;
   const response = await get(user);
   expect(response.headers.get("content-type")).toBe("application/zip");
   expect(response.headers.get("content-disposition")).toMatch(
@@ -133,6 +134,8 @@ test("everything of a person, and nothing of another", async () => {
     "neighbour",
     theirs.agent_id,
     "margaret",
+    "198.51.100.200",
+    "bob@example.net",
   ])
     expect([secret, all.includes(secret)]).toEqual([secret, false]);
 });
@@ -203,7 +206,9 @@ test("hostile names: every archive program unpacks them, inside the folder", asy
     "🐚",
   ])
     writeFileSync(join(workspace, name), name);
-  writeFileSync(Buffer.concat([Buffer.from(`${workspace}/`), Buffer.from([0xff, 0xfe])]), "bytes");
+  // Two that read alike as text.
+  for (const byte of [0xfe, 0xfd])
+    writeFileSync(Buffer.concat([Buffer.from(`${workspace}/`), Buffer.from([0xff, byte])]), `bytes ${byte}`);
   const { bytes, files } = await exported(user);
   const folders = new Set([...files.keys()].filter((path) => path.endsWith("/assistant.json")));
   expect(folders.size).toBe(names.length);
@@ -215,7 +220,9 @@ test("hostile names: every archive program unpacks them, inside the folder", asy
   const contents = [...files]
     .filter(([path]) => path.includes("/workspace/"))
     .map(([, { content }]) => content.toString());
-  expect(contents).toEqual(expect.arrayContaining(["Notes.md", "notes.md", "...", "bytes", "a\\..\\..\\b"]));
+  expect(contents).toEqual(
+    expect.arrayContaining(["Notes.md", "notes.md", "...", "bytes 254", "bytes 253", "a\\..\\..\\b"]),
+  );
   const folder = mkdtempSync(join(tmpdir(), "reef-zip-"));
   try {
     const path = join(folder, "a.zip");
@@ -362,6 +369,21 @@ test("an assistant deleted during the export breaks it, too", async () => {
   await reef.sql`update assistants set status = 'deleted' where id = ${assistant.id}`;
   resume();
   expect((await ended).includes("PK\u0005\u0006")).toBe(false);
+});
+
+test("a session that ends, or a suspension, ends the export that it began", async () => {
+  for (const end of [
+    (user: TestUser) => user.call("POST", "/api/auth/logout", {}),
+    (user: TestUser) => reef.sql`update users set status = 'suspended' where id = ${user.id}`,
+  ]) {
+    const user = await makeUser(reef);
+    await fill(reef.sql, user, await makeAssistant(user), 1_500, 8_000);
+    const { resume, ended } = await begin(user);
+    await end(user);
+    await until("its lease is given back", () => isFree(user));
+    resume();
+    expect((await ended).includes("PK\u0005\u0006")).toBe(false);
+  }
 });
 
 test("messages that come during the export are not in it; those from before all are", async () => {

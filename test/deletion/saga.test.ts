@@ -34,7 +34,7 @@ beforeAll(async () => {
   stripe = startFakeStripe();
   apple = await startFakeIdentityProvider("apple");
   reef = await startTestReef({ ...apple.env, STRIPE_SECRET_KEY: "sk_test_x", STRIPE_API_BASE: stripe.url });
-  for (let n = 0; n < STEPS.length * 2 + 4; n++) {
+  for (let n = 0; n < STEPS.length * 2 + 7; n++) {
     const user = await makeUser(reef);
     const subscription = `sub_${user.id}`;
     await makeAssistant(user);
@@ -174,6 +174,38 @@ test("a subscription that is cancelled or unknown already is done", async () => 
   await ask(person.user);
   await reaches(person.user, "done");
   await expectGone(person);
+  await stop(loop);
+}, 40_000);
+
+test("a provider that never takes its token back keeps nobody's data: given up after a while, and audited", async () => {
+  const { user } = next();
+  apple.trouble = "error";
+  const loop = start();
+  await ask(user);
+  await until("it has failed", async () => (await rowOf(user)).attempts >= 1);
+  await deps.sql`update account_deletions set attempts = 20, next_attempt_at = now() where user_id = ${user.id}`;
+  loop.wake();
+  await reaches(user, "done");
+  apple.trouble = null;
+  expect(await listTablesOf(deps.sql, user.id)).toEqual(["account_deletions"]);
+  const audits = await deps.sql`select action from audit_log where subject_user_id = ${user.id} order by id`;
+  expect(audits.map((row) => row["action"])).toContain("identity.revocation_failed");
+  await stop(loop);
+}, 40_000);
+
+test("without the provider's key, or with a token that can't be read, the deletion does not wait at all", async () => {
+  const [keyless, unreadable] = [next().user, next().user];
+  await deps.sql`update identities set provider_token = ${Buffer.from("nonsense")} where user_id = ${unreadable.id}`;
+  const loop = start((real) => {
+    const without = createDeletionSteps({ ...deps, appleTokens: null });
+    return { provider: (deletion) => (deletion.userId === keyless.id ? without : real).provider(deletion) };
+  });
+  for (const user of [keyless, unreadable]) {
+    await ask(user);
+    await reaches(user, "done");
+    const audits = await deps.sql`select action from audit_log where subject_user_id = ${user.id} order by id`;
+    expect(audits.map((row) => row["action"])).toContain("identity.revocation_failed");
+  }
   await stop(loop);
 }, 40_000);
 

@@ -2,11 +2,13 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { personaAnswer } from "../fakes/persona.ts";
+import { searchDatabase, searchRedis } from "../deletion/search.ts";
 import { messageText } from "../fakes/projectContext.ts";
 import {
   createPerson,
   lastSaid,
   openChat,
+  PASSWORD,
   readUsage,
   request,
   timesSaid,
@@ -160,6 +162,31 @@ test("a deleted assistant leaves nothing in the gateway's folder", async () => {
   const trash = join(stack.dir, "home/.Trash");
   expect(existsSync(trash) ? readdirSync(trash) : []).toEqual([]);
   expect(filesWith(stack.dir, phrase)).toEqual([]);
+  stack.model.answer = () => [{ text: "still here." }];
+  expect(await ask(ada, "are you there?")).toBe("still here.");
+});
+
+test("whoever leaves is found nowhere: the gateway's folder with its databases, Postgres, Redis", async () => {
+  const phrase = "flibbertigibbet-8812";
+  const dora = await createPerson(stack);
+  stack.model.answer = (asked) =>
+    asked.messages.at(-1)?.role === "tool"
+      ? [{ text: `I keep ${phrase}.` }]
+      : [{ tool: "write", arguments: { path: "list.txt", content: phrase } }];
+  await ask(dora, `please keep ${phrase}`);
+  const words = [phrase, dora.agentId, dora.userId];
+  expect(filesWith(stack.dir, phrase)).not.toEqual([]);
+  expect(await searchDatabase(stack.sql, [phrase])).toContain("messages");
+  await request(stack, "DELETE", "/api/user/account", dora.token, { password: PASSWORD });
+  await until("the deletion has ended", async () => {
+    const rows = await stack.sql`select 1 from account_deletions where user_id = ${dora.userId} and step = 'done'`;
+    return rows.length === 1;
+  });
+  expect(filesWith(stack.dir, phrase)).toEqual([]);
+  for (const place of [`workspaces/${dora.agentId}`, `state/agents/${dora.agentId}`, `parked/${dora.agentId}`])
+    expect(existsSync(join(stack.dir, place))).toBe(false);
+  expect(await searchDatabase(stack.sql, [phrase, dora.agentId])).toEqual([]);
+  expect(await searchRedis(String(process.env["TEST_REDIS_URL"]), words)).toEqual([]);
   stack.model.answer = () => [{ text: "still here." }];
   expect(await ask(ada, "are you there?")).toBe("still here.");
 });

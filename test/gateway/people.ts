@@ -18,6 +18,8 @@ export async function until<T>(what: string, check: () => T | Promise<T>, within
   }
 }
 
+export const PASSWORD = "correct horse battery";
+
 /** A person with one awake assistant. */
 export interface Person {
   userId: string;
@@ -31,7 +33,7 @@ export interface Person {
 /** Signs somebody up with the largest plan, creates the assistant and waits until the gateway has it. */
 export async function createPerson(stack: Stack): Promise<Person> {
   const email = `${crypto.randomUUID()}@example.com`;
-  const body = { email, password: "correct horse battery" };
+  const body = { email, password: PASSWORD };
   const signedIn = await request(stack, "POST", "/api/auth/signup", "", body);
   const { access_token: token, user } = signedIn as { access_token: string; user: { id: string } };
   await stack.sql`insert into subscriptions (user_id, plan, source) values (${user.id}, 'premium', 'grant')`;

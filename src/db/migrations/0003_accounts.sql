@@ -90,7 +90,11 @@ alter table daily_usage
 create index audit_log_at on audit_log (at desc);
 create index refresh_tokens_devices on refresh_tokens (user_id, created_at desc);
 
+-- Kept answers older than a day are forgotten.
+create index idempotency_keys_age on idempotency_keys (created_at);
+
 -- What a foreign key asks when a user or an assistant goes; without them it reads whole tables.
+create index assistants_owner on assistants (user_id);
 create index messages_user on messages (user_id);
 create index turns_user on turns (user_id);
 create index turns_assistant on turns (assistant_id);
