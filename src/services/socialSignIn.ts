@@ -1,7 +1,7 @@
 import type { Provider, ProvenIdentity } from "../clients/identityProviders.ts";
 import { insertAudit, type AuditAction } from "../db/audit.ts";
 import type { Queryable } from "../db/connect.ts";
-import { findCandidate, insertIdentity, isIdentityOf, type Candidate } from "../db/identities.ts";
+import { findCandidate, insertIdentity, isIdentityOf, lockActiveUser, type Candidate } from "../db/identities.ts";
 import { createUser, isTimezone, type User } from "../db/users.ts";
 import type { Deps } from "../deps.ts";
 import { AppError } from "../lib/errors.ts";
@@ -21,7 +21,8 @@ import { countAttempt, takeBackAttempt } from "./throttle.ts";
  *   unknown, the address is free            → a new account
  * Never linked: an account that has not proven its address. Whoever typed the address there would share the account
  * ("pre-hijacking", Sudhodanan & Paverd 2022), and taking the account from them would hand their conversations to the
- * mailbox's owner unasked. Its owner gets in by resetting the password, which proves the address and ends all sessions.
+ * mailbox's owner unasked. Its owner gets in by resetting the password, which proves the address and ends all sessions;
+ * nobody is told to verify it instead: that would leave a stranger's password and sessions in place.
  *
  * A token may be used again while it is young. A phone that lost our answer sends the same one again and must get in; a
  * store of used ones would lock it out to stop a thief who could as well be first. Tokens travel in bodies only, and one
@@ -148,7 +149,12 @@ async function findOrCreate(
   const { provider, subject, email } = identity;
   const found = await findCandidate(sql, { provider, subject, email });
   if (found && found.user.status !== "active") throw new AppError("account_suspended");
-  if (found?.known) return { user: found.user, actions: ["session.login"] };
+  if (found && !(await lockActiveUser(sql, found.user.id))) throw new Overtaken();
+  if (found?.known) {
+    // A reset that was faster may have unlinked it, and has ended every session: this must not be one more.
+    if (!(await isIdentityOf(sql, { provider, subject, userId: found.user.id }))) throw new Overtaken();
+    return { user: found.user, actions: ["session.login"] };
+  }
   if (email === null) throw new AppError("email_unverified", {}, WITHOUT_ADDRESS);
   if (found) {
     requireLinkable(identity, found);
@@ -178,7 +184,7 @@ const NOT_VOUCHED =
 const OTHER_IDENTITY =
   "Another Apple or Google account opens the account with this address; sign in with that one, or reset the password.";
 const UNPROVEN =
-  "An account has this e-mail address but never verified it; verify it there, or reset the password, then try again.";
+  "An account has this e-mail address but never verified it; reset the password, which does it, then try again.";
 
 function requireLinkable(identity: ProvenIdentity, { user, taken }: Candidate): void {
   if (!user.emailVerified) throw new AppError("email_unverified", {}, UNPROVEN);
