@@ -73,11 +73,12 @@ export async function countAttempt(deps: ThrottleDeps, attempt: Attempt): Promis
   }
 }
 
-/** Somebody has proven to own the account: forgets the failures of this account from this address. */
-export async function forgetFailures(deps: ThrottleDeps, who: Who): Promise<void> {
-  const { pair } = countersOf(who);
-  deps.localCounts.forget(pair.key);
-  await deps.redis.del(pair.key).catch(() => 0);
+/** Somebody has proven to own the account: forgets its failures from this address, or (`everywhere`) from all. */
+export async function forgetFailures(deps: ThrottleDeps, who: Who, everywhere = false): Promise<void> {
+  const { pair, account } = countersOf(who);
+  const keys = everywhere ? [pair.key, account.key] : [pair.key];
+  for (const key of keys) deps.localCounts.forget(key);
+  await deps.redis.del(keys).catch(() => 0);
 }
 
 /** An attempt that was right, or could not be looked at, does not count. */
