@@ -131,9 +131,9 @@ test("whoever leaves is found nowhere: rows, keys, files, logs; the neighbour is
   // The last mails are on their way; what was sent is deleted.
   const mails = await sql<{ template: string; recipient: string }[]>`
     delete from outbox where user_id is null returning template, recipient`;
-  expect(mails.map(({ template, recipient }) => [template, recipient]).sort()).toEqual([
-    ["deletion-finished", `${PHRASE}@example.org`],
-    ["deletion-requested", `${PHRASE}@example.org`],
+  expect(mails.map(({ template, recipient }) => `${template} to ${recipient}`).toSorted()).toEqual([
+    `deletion-finished to ${PHRASE}@example.org`,
+    `deletion-requested to ${PHRASE}@example.org`,
   ]);
   expect(await searchDatabase(sql, [PHRASE, user.email])).toEqual([]);
   // Ids only: that this user was deleted, and what was audited.
