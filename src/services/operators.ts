@@ -11,7 +11,7 @@ import type { Deps } from "../deps.ts";
 import { AppError } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import type { Origin } from "./sessions.ts";
-import { add as countInWindow } from "./throttle.ts";
+import { add as countInWindow, blockOf } from "./throttle.ts";
 
 /** Who a valid operator token stands for. */
 export interface Operator {
@@ -39,7 +39,7 @@ export async function authenticateOperator(
 ): Promise<Operator> {
   // What has not the form can be nobody's, and costs nothing to refuse.
   if (token === null || !FORM.test(token)) throw unauthorized();
-  const counter = { key: `throttle:operator:${origin.ip ?? "unknown"}`, ...FAILURES };
+  const counter = { key: `throttle:operator:${blockOf(origin.ip)}`, ...FAILURES };
   const { n, secondsLeft } = await countInWindow(deps, counter, 1);
   if (n > counter.limit) throw new AppError("too_many_attempts", { retry_after: secondsLeft });
   const found = await useOperatorToken(deps.sql, hashOf(token)).catch(async (error: unknown) => {

@@ -10,7 +10,7 @@ import type { SignedIn } from "./accounts.ts";
 import { keepAppleToken } from "./appleTokens.ts";
 import { sendVerification } from "./emailVerification.ts";
 import { openSession, type Origin } from "./sessions.ts";
-import { countAttempt, takeBackAttempt } from "./throttle.ts";
+import { countAttempt, requireAttemptLeft, takeBackAttempt } from "./throttle.ts";
 
 /*
  * Whom an identity token signs in:
@@ -89,6 +89,8 @@ export async function verifyFreshIdentity(
 // The throttle counts by address only: the account is not known before, so the token stands for it.
 async function proveIdentity(deps: SocialDeps, origin: Origin, input: SocialSignIn): Promise<ProvenIdentity> {
   const who = { email: input.idToken, ip: origin.ip, isKnownAddress: async () => true };
+  // Who has none left makes no counters: they are named by the token, and tokens can be made up.
+  await requireAttemptLeft(deps, who);
   await countAttempt(deps, who);
   try {
     const identity = await deps.identityProviders.verify(input.provider, {

@@ -63,14 +63,14 @@ export async function requireAttemptLeft(deps: ThrottleDeps, attempt: Attempt): 
  */
 export async function countAttempt(deps: ThrottleDeps, attempt: Attempt): Promise<void> {
   const { pair, address, account } = countersOf(attempt);
-  const counted: Counter[] = [];
-  for (const counter of [pair, address, account]) {
-    const { n, secondsLeft } = await add(deps, counter, 1);
-    counted.push(counter);
-    if (n <= counter.limit || (counter === account && (await attempt.isKnownAddress()))) continue;
-    await Promise.all(counted.map((one) => add(deps, one, -1)));
-    throw new AppError("too_many_attempts", { retry_after: secondsLeft });
-  }
+  // All at once: who is looked at holds one of few places, and Redis may be slow.
+  const counts = await Promise.all(
+    [pair, address, account].map(async (counter) => ({ counter, is: await add(deps, counter, 1) })),
+  );
+  const full = counts.find(({ counter, is }) => is.n > counter.limit);
+  if (!full || (full.counter === account && (await attempt.isKnownAddress()))) return;
+  await takeBackAttempt(deps, attempt);
+  throw new AppError("too_many_attempts", { retry_after: full.is.secondsLeft });
 }
 
 /** Somebody has proven to own the account: forgets its failures from this address, or (`everywhere`) from all. */
@@ -101,11 +101,11 @@ export function digestOf(text: string): string {
   return createHash("sha256").update(text).digest("base64url").slice(0, 22);
 }
 
-function blockOf(ip: string | null): string {
+export function blockOf(ip: string | null): string {
   return ip === null ? "unknown" : addressBlock(ip);
 }
 
-/** Adds to a counter and answers what it stands at; `by` 0 only looks. */
+/** Adds to a counter and answers what it stands at; `by` 0 only looks, and makes none. */
 // The lifetime begins with the first attempt (`EXPIRE … NX` would need Redis 7).
 export async function add(
   deps: ThrottleDeps,
@@ -115,10 +115,14 @@ export async function add(
   const { key, windowSeconds } = counter;
   const here = deps.localCounts.add(key, by, windowSeconds);
   try {
-    const replies = await deps.redis.multi().set(key, 0, "EX", windowSeconds, "NX").incrby(key, by).ttl(key).exec();
+    const asked =
+      by === 0
+        ? deps.redis.multi().get(key)
+        : deps.redis.multi().set(key, 0, "EX", windowSeconds, "NX").incrby(key, by);
+    const replies = await asked.ttl(key).exec();
     const failed = replies?.find(([error]) => error !== null)?.[0];
     if (!replies || failed) throw failed ?? new Error("the transaction was not run");
-    return { n: Number(replies[1]?.[1]), secondsLeft: Number(replies[2]?.[1]) };
+    return { n: Number(replies.at(-2)?.[1]), secondsLeft: Number(replies.at(-1)?.[1]) };
   } catch {
     return here;
   }

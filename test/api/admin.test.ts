@@ -211,6 +211,8 @@ test("an address that shows unknown tokens is not asked any more; another one is
   expect(statuses).toEqual([...Array(30).fill(401), 429, 429]);
   expect(await ask("203.0.113.5", token)).toBe(429);
   for (let n = 0; n < 40; n++) expect(await ask("203.0.113.6", token)).toBe(200);
+  for (let n = 0; n < 30; n++) await ask(`2001:db8::${n}`, wrong);
+  expect(await ask("2001:db8::ffff", wrong)).toBe(429);
   const rows = await reef.sql`select 1 from audit_log where action = 'operator.token_refused' and ip = '203.0.113.5'`;
   expect(rows.length).toBe(30);
 });
