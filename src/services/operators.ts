@@ -11,7 +11,7 @@ import type { Deps } from "../deps.ts";
 import { AppError } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import type { Origin } from "./sessions.ts";
-import { add as countInWindow, blockOf } from "./throttle.ts";
+import { countRequest, requireRequestLeft } from "./throttle.ts";
 
 /** Who a valid operator token stands for. */
 export interface Operator {
@@ -24,7 +24,7 @@ type Job = { osUser: string };
 
 const FORM = /^op_[A-Za-z0-9_-]{43}$/;
 export const OPERATOR_NAME = /^[a-z0-9][a-z0-9._-]{0,39}$/;
-const FAILURES = { limit: 30, windowSeconds: 900 };
+const FAILURES = { kind: "operator", limit: 30, windowSeconds: 900 };
 
 const unauthorized = () => new AppError("unauthorized", {}, "A valid operator token is needed.");
 
@@ -39,17 +39,11 @@ export async function authenticateOperator(
 ): Promise<Operator> {
   // What has not the form can be nobody's, and costs nothing to refuse.
   if (token === null || !FORM.test(token)) throw unauthorized();
-  const counter = { key: `throttle:operator:${blockOf(origin.ip)}`, ...FAILURES };
-  const { n, secondsLeft } = await countInWindow(deps, counter, 1);
-  if (n > counter.limit) throw new AppError("too_many_attempts", { retry_after: secondsLeft });
-  const found = await useOperatorToken(deps.sql, hashOf(token)).catch(async (error: unknown) => {
-    await countInWindow(deps, counter, -1);
-    throw error;
-  });
-  if (found) {
-    await countInWindow(deps, counter, -1);
-    return { kind: "operator", name: found.name };
-  }
+  const failures = { ...FAILURES, who: origin.ip };
+  await requireRequestLeft(deps, failures);
+  const found = await useOperatorToken(deps.sql, hashOf(token));
+  if (found) return { kind: "operator", name: found.name };
+  await countRequest(deps, failures);
   await insertAudit(deps.sql, { actor: "unknown", action: "operator.token_refused", subjectUserId: null, ...origin });
   throw unauthorized();
 }

@@ -10,7 +10,7 @@ import type { SignedIn } from "./accounts.ts";
 import { keepAppleToken } from "./appleTokens.ts";
 import { sendVerification } from "./emailVerification.ts";
 import { openSession, type Origin } from "./sessions.ts";
-import { countAttempt, requireAttemptLeft, takeBackAttempt } from "./throttle.ts";
+import { countRequest, requireRequestLeft } from "./throttle.ts";
 
 /*
  * Whom an identity token signs in:
@@ -32,6 +32,8 @@ import { countAttempt, requireAttemptLeft, takeBackAttempt } from "./throttle.ts
 /** Google's tokens live an hour; Apple's up to a day. */
 const SIGN_IN_MAX_AGE_SECONDS = 3600;
 const FRESH_MAX_AGE_SECONDS = 600;
+/** Bad tokens, from one address. */
+const FAILURES = { kind: "social", limit: 30, windowSeconds: 900 };
 /** A parallel first sign-in that was quicker is found at the second try. */
 const TRIES = 3;
 
@@ -86,30 +88,22 @@ export async function verifyFreshIdentity(
   }
 }
 
-// The throttle counts by address only: the account is not known before, so the token stands for it.
+// Failures count by address only, and only when they have happened: a signature can't be guessed.
 async function proveIdentity(deps: SocialDeps, origin: Origin, input: SocialSignIn): Promise<ProvenIdentity> {
-  const who = { email: input.idToken, ip: origin.ip, isKnownAddress: async () => true };
-  // Who has none left makes no counters: they are named by the token, and tokens can be made up.
-  await requireAttemptLeft(deps, who);
-  await countAttempt(deps, who);
+  const failures = { ...FAILURES, who: origin.ip };
+  await requireRequestLeft(deps, failures);
   try {
-    const identity = await deps.identityProviders.verify(input.provider, {
-      ...input,
-      maxAgeSeconds: SIGN_IN_MAX_AGE_SECONDS,
-    });
-    await takeBackAttempt(deps, who);
-    return identity;
+    return await deps.identityProviders.verify(input.provider, { ...input, maxAgeSeconds: SIGN_IN_MAX_AGE_SECONDS });
   } catch (error) {
-    if (error instanceof AppError && error.code === "invalid_id_token") {
-      const details = { provider: input.provider };
-      await insertAudit(deps.sql, {
-        actor: "unknown",
-        action: "session.login_failed",
-        subjectUserId: null,
-        ...origin,
-        details,
-      });
-    } else await takeBackAttempt(deps, who);
+    if (!(error instanceof AppError && error.code === "invalid_id_token")) throw error;
+    await countRequest(deps, failures);
+    await insertAudit(deps.sql, {
+      actor: "unknown",
+      action: "session.login_failed",
+      subjectUserId: null,
+      ...origin,
+      details: { provider: input.provider },
+    });
     throw error;
   }
 }

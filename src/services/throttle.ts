@@ -31,18 +31,32 @@ export interface Attempt extends Who {
   isKnownAddress: () => Promise<boolean>;
 }
 
+/** Requests of a kind (`signup`, `forgot` …) by `who`: an address (IPv6 by /64), or anything else, which is hashed. */
+interface Requests {
+  kind: string;
+  who: string | null;
+  limit: number;
+  windowSeconds: number;
+}
+
+/** Counts a request. Throws `too_many_attempts` when there were more than `limit` within the window, which begins with the first. */
+export async function countRequest(deps: ThrottleDeps, requests: Requests): Promise<void> {
+  const { n, secondsLeft } = await add(deps, counterOf(requests), 1);
+  if (n > requests.limit) throw new AppError("too_many_attempts", { retry_after: secondsLeft });
+}
+
 /**
- * Counts a request of a kind (`signup`, `forgot` …) by `who`: an address (IPv6 by /64), or anything else, which is hashed.
- * Throws `too_many_attempts` when there were more than `limit` within the window, which begins with the first.
+ * Refuses who has made `limit` of them; counts nothing. For failures that are counted when they have happened, where
+ * looking at a few more side by side helps nobody to guess: right ones side by side are never too many.
  */
-export async function countRequest(
-  deps: ThrottleDeps,
-  request: { kind: string; who: string | null; limit: number; windowSeconds: number },
-): Promise<void> {
-  const { kind, who, limit, windowSeconds } = request;
+export async function requireRequestLeft(deps: ThrottleDeps, requests: Requests): Promise<void> {
+  const { n, secondsLeft } = await add(deps, counterOf(requests), 0);
+  if (n >= requests.limit) throw new AppError("too_many_attempts", { retry_after: secondsLeft });
+}
+
+function counterOf({ kind, who, limit, windowSeconds }: Requests): Counter {
   const name = who === null || isIP(who) > 0 ? blockOf(who) : digestOf(who);
-  const { n, secondsLeft } = await add(deps, { key: `throttle:${kind}:${name}`, limit, windowSeconds }, 1);
-  if (n > limit) throw new AppError("too_many_attempts", { retry_after: secondsLeft });
+  return { key: `throttle:${kind}:${name}`, limit, windowSeconds };
 }
 
 /** Refuses who has no attempt left before anything is done for it; counts nothing. Throws `too_many_attempts`. */
@@ -101,7 +115,7 @@ export function digestOf(text: string): string {
   return createHash("sha256").update(text).digest("base64url").slice(0, 22);
 }
 
-export function blockOf(ip: string | null): string {
+function blockOf(ip: string | null): string {
   return ip === null ? "unknown" : addressBlock(ip);
 }
 

@@ -287,6 +287,13 @@ test("bad tokens: 401, audited without the token, and thirty of an address are e
   expect(Map.groupBy(more, (answer) => answer.body.code).get("too_many_attempts")?.length).toBe(12);
 });
 
+test("forty people behind one address sign in at once", async () => {
+  const answers = await Promise.all(
+    Array.from({ length: 40 }, () => withApple({ sub: unique(), email: `${unique()}@example.org` })),
+  );
+  expect(answers.map(({ status }) => status)).toEqual(Array(40).fill(200));
+});
+
 test("bodies: limits of every field, unknown provider, unknown time zone", async () => {
   const email = `${unique()}@example.org`;
   const id_token = await apple.sign({ sub: email, email, email_verified: true });
