@@ -22,7 +22,6 @@ export const AUDIT_ACTIONS = [
   "session.login",
   "session.login_failed",
   "session.logout",
-  "session.revoked",
   "session.token_reuse",
   "session.ended_by_operator",
   "operator.token_created",

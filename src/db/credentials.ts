@@ -30,12 +30,16 @@ export async function verifyUserEmail(sql: Queryable, input: { userId: string })
     update users set email_verified = true, updated_at = now() where id = ${input.userId} and not email_verified`;
 }
 
-/** The devices that a user has signed in with, newest first, ended ones included; the newest thousand are enough. */
+/**
+ * The devices that a user has signed in with, newest first, ended ones included; the newest thousand are enough.
+ * `trusted`: nobody has signed it out from another device, and it has not ended by a theft.
+ */
 export async function listKnownDevices(
   sql: Queryable,
   userId: string,
-): Promise<{ deviceName: string | null; ip: string | null }[]> {
+): Promise<{ deviceName: string | null; ip: string | null; trusted: boolean }[]> {
   return sql`
-    select distinct device_name, ip from (
-      select device_name, ip from refresh_tokens where user_id = ${userId} order by created_at desc limit 1000) recent`;
+    select distinct device_name, ip, coalesce(revoked_reason, '') not in ('removed', 'token_reuse') as trusted from (
+      select device_name, ip, revoked_reason from refresh_tokens where user_id = ${userId}
+      order by created_at desc limit 1000) recent`;
 }

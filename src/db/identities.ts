@@ -36,6 +36,12 @@ export async function findCandidate(
   return { user, known, taken };
 }
 
+/** Keeps an account active until the transaction ends: a reset or a deletion that comes later ends what is made in it. */
+export async function lockActiveUser(sql: Queryable, userId: string): Promise<boolean> {
+  const [row] = await sql`select 1 from users where id = ${userId} and status = 'active' for share`;
+  return row !== undefined;
+}
+
 /** Adds an identity of a user who is active; false when the identity, or another of its provider, is taken already. */
 export async function insertIdentity(
   sql: Queryable,

@@ -52,16 +52,18 @@ export async function deleteMail(sql: Queryable, id: string): Promise<void> {
 
 /**
  * A claimed mail was not sent: due again after `delayMs`, or dead when that is for good or it is too old. True when
- * dead. Changes nothing when somebody else has claimed it since.
+ * dead; then the address of somebody who has no account any more is forgotten. Changes nothing when somebody else has
+ * claimed it since.
  */
 export async function putMailBack(
   sql: Queryable,
   input: { id: string; attempts: number; error: string; delayMs: number; forGood: boolean; lifetimeSeconds: number },
 ): Promise<boolean> {
+  const isDead = sql`(${input.forGood} or created_at < now() - make_interval(secs => ${input.lifetimeSeconds}))`;
   const [row] = await sql<{ deadAt: Date | null }[]>`
     update outbox set last_error = ${input.error}, next_attempt_at = now() + make_interval(secs => ${input.delayMs / 1000}),
-      dead_at = case when ${input.forGood} or created_at < now() - make_interval(secs => ${input.lifetimeSeconds})
-        then now() end
+      dead_at = case when ${isDead} then now() end,
+      recipient = case when ${isDead} and user_id is null then '' else recipient end
     where id = ${input.id} and attempts = ${input.attempts} and dead_at is null
     returning dead_at`;
   return Boolean(row?.deadAt);

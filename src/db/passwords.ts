@@ -19,6 +19,8 @@ export async function replacePassword(
   sql: Queryable,
   input: { userId: string; from: string; to: string },
 ): Promise<boolean> {
+  // This first: a reset holds its token's row while asking for the user's.
+  await sql`select 1 from one_time_tokens where user_id = ${input.userId} and kind = 'reset_password' for update`;
   const result = await sql`
     update users set password_hash = ${input.to}, updated_at = now()
     where id = ${input.userId} and password_hash = ${input.from}`;

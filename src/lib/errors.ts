@@ -37,7 +37,7 @@ export const ERRORS = {
   export_running: { status: 409, message: "Your data is being exported already; wait until that is done." },
   email_unverified: {
     status: 409,
-    message: "An account has this e-mail address already; sign in with its password, or verify the address first.",
+    message: "An account has this e-mail address already; sign in with its password, or reset that.",
   },
   account_deleting: { status: 409, message: "This account is being deleted; nothing else can be done with it." },
   assistant_paused: { status: 409, message: "This assistant is paused; resume it to go on talking." },

@@ -8,11 +8,10 @@ import {
   type OperatorToken,
 } from "../db/operators.ts";
 import type { Deps } from "../deps.ts";
-import { addressBlock } from "../lib/clientAddress.ts";
 import { AppError } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import type { Origin } from "./sessions.ts";
-import { add as countInWindow } from "./throttle.ts";
+import { countRequest, requireRequestLeft } from "./throttle.ts";
 
 /** Who a valid operator token stands for. */
 export interface Operator {
@@ -25,7 +24,7 @@ type Job = { osUser: string };
 
 const FORM = /^op_[A-Za-z0-9_-]{43}$/;
 export const OPERATOR_NAME = /^[a-z0-9][a-z0-9._-]{0,39}$/;
-const FAILURES = { limit: 30, windowSeconds: 900 };
+const FAILURES = { kind: "operator", limit: 30, windowSeconds: 900 };
 
 const unauthorized = () => new AppError("unauthorized", {}, "A valid operator token is needed.");
 
@@ -40,14 +39,11 @@ export async function authenticateOperator(
 ): Promise<Operator> {
   // What has not the form can be nobody's, and costs nothing to refuse.
   if (token === null || !FORM.test(token)) throw unauthorized();
-  const from = origin.ip === null ? "unknown" : addressBlock(origin.ip);
-  const counter = { key: `throttle:operator:${from}`, ...FAILURES };
-  // Only failures are counted: a burst of right ones must not lock their operator out. Guessing is hopeless anyway.
-  const { n, secondsLeft } = await countInWindow(deps, counter, 0);
-  if (n >= counter.limit) throw new AppError("too_many_attempts", { retry_after: secondsLeft });
+  const failures = { ...FAILURES, who: origin.ip };
+  await requireRequestLeft(deps, failures);
   const found = await useOperatorToken(deps.sql, hashOf(token));
   if (found) return { kind: "operator", name: found.name };
-  await countInWindow(deps, counter, 1);
+  await countRequest(deps, failures);
   await insertAudit(deps.sql, { actor: "unknown", action: "operator.token_refused", subjectUserId: null, ...origin });
   throw unauthorized();
 }

@@ -66,6 +66,7 @@ export async function resetPassword(
     });
     await sendMail(sql, userId, { template: "password-changed", params: { at: new Date().toISOString() } });
   });
-  // Who forgot a password has tried wrong ones: they must not keep the right one out.
-  await forgetFailures(deps, { email: owner.email, ip: origin.ip });
+  // Who forgot a password has tried wrong ones: they must not keep the right one out. Nor must those of others, who guessed
+  // at the old one: no device of the account is known any more, and would be let through.
+  await forgetFailures(deps, { email: owner.email, ip: origin.ip }, true);
 }

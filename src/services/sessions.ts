@@ -172,7 +172,7 @@ export async function endSession(
   await deps.sql.begin(async (sql) => {
     const sessions = input.all
       ? await revokeAllSessions(sql, { userId, reason: "logout" })
-      : Number(await endOne(sql, { userId, sessionId }));
+      : Number(await endOne(sql, { userId, sessionId, reason: "logout" }));
     await auditEnd(sql, actor, origin, { sessions });
   });
 }
@@ -205,13 +205,15 @@ export async function endOtherSession(
   sessionId: string,
 ): Promise<void> {
   await deps.sql.begin(async (sql) => {
-    if (!(await endOne(sql, { userId: actor.userId, sessionId }))) throw new AppError("session_not_found");
+    // Not as if it had signed out by itself: it may be a stranger's, whose device and address are not to be trusted.
+    const reason = sessionId === actor.sessionId ? "logout" : "removed";
+    if (!(await endOne(sql, { userId: actor.userId, sessionId, reason }))) throw new AppError("session_not_found");
     await auditEnd(sql, actor, origin, { sessions: 1, session_id: sessionId });
   });
 }
 
-async function endOne(sql: Queryable, input: { userId: string; sessionId: string }): Promise<boolean> {
-  const ended = await revokeSession(sql, { ...input, reason: "logout" });
+async function endOne(sql: Queryable, input: { userId: string; sessionId: string; reason: string }): Promise<boolean> {
+  const ended = await revokeSession(sql, input);
   if (ended) await notifyEnded(sql, [input.sessionId]);
   return ended;
 }

@@ -1,7 +1,7 @@
 import type { Provider, ProvenIdentity } from "../clients/identityProviders.ts";
 import { insertAudit, type AuditAction } from "../db/audit.ts";
 import type { Queryable } from "../db/connect.ts";
-import { findCandidate, insertIdentity, isIdentityOf, type Candidate } from "../db/identities.ts";
+import { findCandidate, insertIdentity, isIdentityOf, lockActiveUser, type Candidate } from "../db/identities.ts";
 import { createUser, isTimezone, type User } from "../db/users.ts";
 import type { Deps } from "../deps.ts";
 import { AppError } from "../lib/errors.ts";
@@ -10,7 +10,7 @@ import type { SignedIn } from "./accounts.ts";
 import { keepAppleToken } from "./appleTokens.ts";
 import { sendVerification } from "./emailVerification.ts";
 import { openSession, type Origin } from "./sessions.ts";
-import { countAttempt, takeBackAttempt } from "./throttle.ts";
+import { countRequest, requireRequestLeft } from "./throttle.ts";
 
 /*
  * Whom an identity token signs in:
@@ -21,7 +21,8 @@ import { countAttempt, takeBackAttempt } from "./throttle.ts";
  *   unknown, the address is free            → a new account
  * Never linked: an account that has not proven its address. Whoever typed the address there would share the account
  * ("pre-hijacking", Sudhodanan & Paverd 2022), and taking the account from them would hand their conversations to the
- * mailbox's owner unasked. Its owner gets in by resetting the password, which proves the address and ends all sessions.
+ * mailbox's owner unasked. Its owner gets in by resetting the password, which proves the address and ends all sessions;
+ * nobody is told to verify it instead: that would leave a stranger's password and sessions in place.
  *
  * A token may be used again while it is young. A phone that lost our answer sends the same one again and must get in; a
  * store of used ones would lock it out to stop a thief who could as well be first. Tokens travel in bodies only, and one
@@ -31,6 +32,8 @@ import { countAttempt, takeBackAttempt } from "./throttle.ts";
 /** Google's tokens live an hour; Apple's up to a day. */
 const SIGN_IN_MAX_AGE_SECONDS = 3600;
 const FRESH_MAX_AGE_SECONDS = 600;
+/** Bad tokens, from one address. */
+const FAILURES = { kind: "social", limit: 30, windowSeconds: 900 };
 /** A parallel first sign-in that was quicker is found at the second try. */
 const TRIES = 3;
 
@@ -85,28 +88,22 @@ export async function verifyFreshIdentity(
   }
 }
 
-// The throttle counts by address only: the account is not known before, so the token stands for it.
+// Failures count by address only, and only when they have happened: a signature can't be guessed.
 async function proveIdentity(deps: SocialDeps, origin: Origin, input: SocialSignIn): Promise<ProvenIdentity> {
-  const who = { email: input.idToken, ip: origin.ip, isKnownAddress: async () => true };
-  await countAttempt(deps, who);
+  const failures = { ...FAILURES, who: origin.ip };
+  await requireRequestLeft(deps, failures);
   try {
-    const identity = await deps.identityProviders.verify(input.provider, {
-      ...input,
-      maxAgeSeconds: SIGN_IN_MAX_AGE_SECONDS,
-    });
-    await takeBackAttempt(deps, who);
-    return identity;
+    return await deps.identityProviders.verify(input.provider, { ...input, maxAgeSeconds: SIGN_IN_MAX_AGE_SECONDS });
   } catch (error) {
-    if (error instanceof AppError && error.code === "invalid_id_token") {
-      const details = { provider: input.provider };
-      await insertAudit(deps.sql, {
-        actor: "unknown",
-        action: "session.login_failed",
-        subjectUserId: null,
-        ...origin,
-        details,
-      });
-    } else await takeBackAttempt(deps, who);
+    if (!(error instanceof AppError && error.code === "invalid_id_token")) throw error;
+    await countRequest(deps, failures);
+    await insertAudit(deps.sql, {
+      actor: "unknown",
+      action: "session.login_failed",
+      subjectUserId: null,
+      ...origin,
+      details: { provider: input.provider },
+    });
     throw error;
   }
 }
@@ -148,7 +145,12 @@ async function findOrCreate(
   const { provider, subject, email } = identity;
   const found = await findCandidate(sql, { provider, subject, email });
   if (found && found.user.status !== "active") throw new AppError("account_suspended");
-  if (found?.known) return { user: found.user, actions: ["session.login"] };
+  if (found && !(await lockActiveUser(sql, found.user.id))) throw new Overtaken();
+  if (found?.known) {
+    // A reset that was faster may have unlinked it, and has ended every session: this must not be one more.
+    if (!(await isIdentityOf(sql, { provider, subject, userId: found.user.id }))) throw new Overtaken();
+    return { user: found.user, actions: ["session.login"] };
+  }
   if (email === null) throw new AppError("email_unverified", {}, WITHOUT_ADDRESS);
   if (found) {
     requireLinkable(identity, found);
@@ -178,7 +180,7 @@ const NOT_VOUCHED =
 const OTHER_IDENTITY =
   "Another Apple or Google account opens the account with this address; sign in with that one, or reset the password.";
 const UNPROVEN =
-  "An account has this e-mail address but never verified it; verify it there, or reset the password, then try again.";
+  "An account has this e-mail address but never verified it; reset the password, which does it, then try again.";
 
 function requireLinkable(identity: ProvenIdentity, { user, taken }: Candidate): void {
   if (!user.emailVerified) throw new AppError("email_unverified", {}, UNPROVEN);

@@ -31,18 +31,32 @@ export interface Attempt extends Who {
   isKnownAddress: () => Promise<boolean>;
 }
 
+/** Requests of a kind (`signup`, `forgot` …) by `who`: an address (IPv6 by /64), or anything else, which is hashed. */
+interface Requests {
+  kind: string;
+  who: string | null;
+  limit: number;
+  windowSeconds: number;
+}
+
+/** Counts a request. Throws `too_many_attempts` when there were more than `limit` within the window, which begins with the first. */
+export async function countRequest(deps: ThrottleDeps, requests: Requests): Promise<void> {
+  const { n, secondsLeft } = await add(deps, counterOf(requests), 1);
+  if (n > requests.limit) throw new AppError("too_many_attempts", { retry_after: secondsLeft });
+}
+
 /**
- * Counts a request of a kind (`signup`, `forgot` …) by `who`: an address (IPv6 by /64), or anything else, which is hashed.
- * Throws `too_many_attempts` when there were more than `limit` within the window, which begins with the first.
+ * Refuses who has made `limit` of them; counts nothing. For failures that are counted when they have happened, where
+ * looking at a few more side by side helps nobody to guess: right ones side by side are never too many.
  */
-export async function countRequest(
-  deps: ThrottleDeps,
-  request: { kind: string; who: string | null; limit: number; windowSeconds: number },
-): Promise<void> {
-  const { kind, who, limit, windowSeconds } = request;
+export async function requireRequestLeft(deps: ThrottleDeps, requests: Requests): Promise<void> {
+  const { n, secondsLeft } = await add(deps, counterOf(requests), 0);
+  if (n >= requests.limit) throw new AppError("too_many_attempts", { retry_after: secondsLeft });
+}
+
+function counterOf({ kind, who, limit, windowSeconds }: Requests): Counter {
   const name = who === null || isIP(who) > 0 ? blockOf(who) : digestOf(who);
-  const { n, secondsLeft } = await add(deps, { key: `throttle:${kind}:${name}`, limit, windowSeconds }, 1);
-  if (n > limit) throw new AppError("too_many_attempts", { retry_after: secondsLeft });
+  return { key: `throttle:${kind}:${name}`, limit, windowSeconds };
 }
 
 /** Refuses who has no attempt left before anything is done for it; counts nothing. Throws `too_many_attempts`. */
@@ -63,21 +77,22 @@ export async function requireAttemptLeft(deps: ThrottleDeps, attempt: Attempt): 
  */
 export async function countAttempt(deps: ThrottleDeps, attempt: Attempt): Promise<void> {
   const { pair, address, account } = countersOf(attempt);
-  const counted: Counter[] = [];
-  for (const counter of [pair, address, account]) {
-    const { n, secondsLeft } = await add(deps, counter, 1);
-    counted.push(counter);
-    if (n <= counter.limit || (counter === account && (await attempt.isKnownAddress()))) continue;
-    await Promise.all(counted.map((one) => add(deps, one, -1)));
-    throw new AppError("too_many_attempts", { retry_after: secondsLeft });
-  }
+  // All at once: who is looked at holds one of few places, and Redis may be slow.
+  const counts = await Promise.all(
+    [pair, address, account].map(async (counter) => ({ counter, is: await add(deps, counter, 1) })),
+  );
+  const full = counts.find(({ counter, is }) => is.n > counter.limit);
+  if (!full || (full.counter === account && (await attempt.isKnownAddress()))) return;
+  await takeBackAttempt(deps, attempt);
+  throw new AppError("too_many_attempts", { retry_after: full.is.secondsLeft });
 }
 
-/** Somebody has proven to own the account: forgets the failures of this account from this address. */
-export async function forgetFailures(deps: ThrottleDeps, who: Who): Promise<void> {
-  const { pair } = countersOf(who);
-  deps.localCounts.forget(pair.key);
-  await deps.redis.del(pair.key).catch(() => 0);
+/** Somebody has proven to own the account: forgets its failures from this address, or (`everywhere`) from all. */
+export async function forgetFailures(deps: ThrottleDeps, who: Who, everywhere = false): Promise<void> {
+  const { pair, account } = countersOf(who);
+  const keys = everywhere ? [pair.key, account.key] : [pair.key];
+  for (const key of keys) deps.localCounts.forget(key);
+  await deps.redis.del(keys).catch(() => 0);
 }
 
 /** An attempt that was right, or could not be looked at, does not count. */
@@ -104,7 +119,7 @@ function blockOf(ip: string | null): string {
   return ip === null ? "unknown" : addressBlock(ip);
 }
 
-/** Adds to a counter and answers what it stands at; `by` 0 only looks. */
+/** Adds to a counter and answers what it stands at; `by` 0 only looks, and makes none. */
 // The lifetime begins with the first attempt (`EXPIRE … NX` would need Redis 7).
 export async function add(
   deps: ThrottleDeps,
@@ -114,10 +129,14 @@ export async function add(
   const { key, windowSeconds } = counter;
   const here = deps.localCounts.add(key, by, windowSeconds);
   try {
-    const replies = await deps.redis.multi().set(key, 0, "EX", windowSeconds, "NX").incrby(key, by).ttl(key).exec();
+    const asked =
+      by === 0
+        ? deps.redis.multi().get(key)
+        : deps.redis.multi().set(key, 0, "EX", windowSeconds, "NX").incrby(key, by);
+    const replies = await asked.ttl(key).exec();
     const failed = replies?.find(([error]) => error !== null)?.[0];
     if (!replies || failed) throw failed ?? new Error("the transaction was not run");
-    return { n: Number(replies[1]?.[1]), secondsLeft: Number(replies[2]?.[1]) };
+    return { n: Number(replies.at(-2)?.[1]), secondsLeft: Number(replies.at(-1)?.[1]) };
   } catch {
     return here;
   }

@@ -210,20 +210,19 @@ test("an address that shows unknown tokens is not asked any more; another one is
   expect(statuses).toEqual([...Array(30).fill(401), 429, 429]);
   expect(await ask("203.0.113.5", token)).toBe(429);
   for (let n = 0; n < 40; n++) expect(await ask("203.0.113.6", token)).toBe(200);
+  for (let n = 0; n < 30; n++) await ask(`2001:db8::${n}`, wrong);
+  expect(await ask("2001:db8::ffff", wrong)).toBe(429);
   const rows = await reef.sql`select 1 from audit_log where action = 'operator.token_refused' and ip = '203.0.113.5'`;
   expect(rows.length).toBe(30);
 });
 
-test("an operator who asks much at once is neither refused nor locked out", async () => {
-  const { app } = createServer(reef.deps, new ChatHub(reef.deps), idle, () => false);
-  const ask = async () =>
-    (
-      await app.fetch(new Request("http://reef/api/admin/users", { headers: { authorization: `Bearer ${token}` } }), {
-        ip: "203.0.113.9",
-      })
-    ).status;
-  expect(new Set(await Promise.all(Array.from({ length: 60 }, ask)))).toEqual(new Set([200]));
-  expect(await ask()).toBe(200);
+test("right tokens side by side are never too many", async () => {
+  for (let n = 0; n < 4; n++) {
+    const answers = await Promise.all(
+      Array.from({ length: 60 }, () => call(reef.url, "GET", "/api/admin/users?limit=1", undefined, token)),
+    );
+    expect(answers.filter(({ status }) => status !== 200)).toEqual([]);
+  }
 });
 
 test("/metrics: an operator token opens it from anywhere; its last use is noted, at most once a minute", async () => {

@@ -1,6 +1,8 @@
 import { afterAll, beforeAll, beforeEach, expect, test } from "bun:test";
 import { createHash } from "node:crypto";
+import { resetUserPassword } from "../../src/db/credentials.ts";
 import { createOneTimeToken, deriveOneTimeToken } from "../../src/services/oneTimeTokens.ts";
+import { revokeAllSessions } from "../../src/services/sessions.ts";
 import { verifyFreshIdentity } from "../../src/services/socialSignIn.ts";
 import { startFakeIdentityProvider, type FakeIdentityProvider } from "../fakes/identityProvider.ts";
 import { call, makeUser, type Answer } from "../factories.ts";
@@ -184,6 +186,25 @@ test("a reset of an account that never proved its address ends the Apple or Goog
   expect([apple.status, apple.body.user.id, apple.body.user.email_verified]).toEqual([200, id, true]);
 });
 
+test("a sign-in that runs beside the reset that unlinks it leaves no session", async () => {
+  const [email, sub] = [`${unique()}@example.org`, unique()];
+  const id: string = (await withGoogle({ sub, email })).body.user.id;
+  const beside = await reef.sql.begin(async (sql) => {
+    expect(await resetUserPassword(sql, { userId: id, passwordHash: "another" })).toBe(true);
+    await revokeAllSessions(sql, { userId: id, reason: "password_reset" });
+    const signingIn = withGoogle({ sub, email });
+    await until("the sign-in waits", async () => {
+      const waiting = await reef.sql`
+        select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`;
+      return waiting.length > 0;
+    });
+    return { signingIn };
+  });
+  expect(outcome(await beside.signingIn)).toEqual([409, "email_unverified"]);
+  const living = await reef.sql`select 1 from refresh_tokens where user_id = ${id} and revoked_at is null`;
+  expect(living.length).toBe(0);
+});
+
 test("an address that the provider gave to somebody else does not open the first one's account", async () => {
   const email = `${unique()}@gmail.com`;
   const first = await withGoogle({ sub: unique(), email });
@@ -264,6 +285,13 @@ test("bad tokens: 401, audited without the token, and thirty of an address are e
   );
   expect(Map.groupBy(more, (answer) => answer.status).get(401)?.length).toBe(28);
   expect(Map.groupBy(more, (answer) => answer.body.code).get("too_many_attempts")?.length).toBe(12);
+});
+
+test("forty people behind one address sign in at once", async () => {
+  const answers = await Promise.all(
+    Array.from({ length: 40 }, () => withApple({ sub: unique(), email: `${unique()}@example.org` })),
+  );
+  expect(answers.map(({ status }) => status)).toEqual(Array(40).fill(200));
 });
 
 test("bodies: limits of every field, unknown provider, unknown time zone", async () => {

@@ -66,6 +66,13 @@ describe("with Redis and without", () => {
           const refused = await signUp("2001:db8::4");
           expect([refused.status, refused.body.code]).toEqual([429, "too_many_attempts"]);
           expect(Number(refused.headers.get("retry-after"))).toBeWithin(3000, 3601);
+          const odd = {
+            email: `${crypto.randomUUID()}@example.org`,
+            password: "long enough",
+            timezone: "Mars/Olympus",
+          };
+          const header = { "x-forwarded-for": "2001:db8::5" };
+          expect((await call(url, "POST", "/api/auth/signup", odd, undefined, header)).status).toBe(429);
           expect((await signUp("2001:db8:0:1::1")).status).toBe(201);
         },
       );

@@ -1,8 +1,11 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { resetUserPassword } from "../../src/db/credentials.ts";
 import { notify } from "../../src/db/notify.ts";
+import { listSessionAddresses } from "../../src/db/sessions.ts";
 import { newId } from "../../src/lib/ids.ts";
 import { announceNewDevice } from "../../src/services/knownDevices.ts";
-import { deriveOneTimeToken } from "../../src/services/oneTimeTokens.ts";
+import { deriveOneTimeToken, useOneTimeToken } from "../../src/services/oneTimeTokens.ts";
+import { add, digestOf } from "../../src/services/throttle.ts";
 import { call, makeAssistant, makeUser, openChat, type TestUser } from "../factories.ts";
 import { startFakeSmtp, type FakeSmtp } from "../fakes/smtp.ts";
 import { startProcess, startTestReef, until, type TestReef } from "../harness.ts";
@@ -115,6 +118,14 @@ test("who has failed too often gets in at once after a reset", async () => {
   expect((await login(user, NEW)).status).toBe(200);
 });
 
+test("who is guessed at from everywhere gets in at once after a reset, though no device is known any more", async () => {
+  const user = await makeUser(reef);
+  const counter = { key: `throttle:account:${digestOf(user.email)}`, limit: 100, windowSeconds: 3600 };
+  for (let n = 0; n < 100; n++) await add(reef.deps, counter, 1);
+  expect((await reset(await forgot(user))).status).toBe(204);
+  expect((await login(user, NEW)).status).toBe(200);
+});
+
 test("an account without a password (social sign-in) gets its first one", async () => {
   const user = await makeUser(reef);
   await reef.sql`update users set password_hash = null where id = ${user.id}`;
@@ -144,6 +155,23 @@ test("a login that runs beside a reset leaves no session of the old password", a
     expect(open.length).toBe(0);
     await forgetThrottles();
   }
+});
+
+test("a change of the password beside a reset waits for it, and is one too late", async () => {
+  const user = await makeUser(reef);
+  const token = await forgot(user);
+  const beside = await reef.sql.begin(async (sql) => {
+    expect(await useOneTimeToken(reef.deps, sql, { token, kind: "reset_password" })).toBe(user.id);
+    const changing = user.call("POST", "/api/user/password", { current_password: user.password, new_password: NEW });
+    await until("the change waits", async () => {
+      const waiting = await reef.sql`
+        select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`;
+      return waiting.length > 0;
+    });
+    expect(await resetUserPassword(sql, { userId: user.id, passwordHash: "another" })).toBe(true);
+    return { changing };
+  });
+  expect(await code(beside.changing)).toBe("invalid_credentials");
 });
 
 test("reused, expired, superseded, foreign-kind, malformed and forged tokens are refused alike", async () => {
@@ -320,6 +348,18 @@ test("a sign-in from a device that is not known is told; the first, a known name
   });
   await settled();
   expect(smtp.to(`${fresh}@example.org`)).toBeUndefined();
+});
+
+test("a device that was signed out from another one is not known any more", async () => {
+  const user = await makeUser(reef);
+  await reef.sql`update refresh_tokens set ip = '203.0.113.1' where user_id = ${user.id}`;
+  const stolen = (await login(user, user.password, "thief")).body.access_token;
+  const [device] = (await call(reef.url, "GET", "/api/auth/sessions", undefined, stolen)).body;
+  await until("the owner is told", () => mails(user, /New sign-in/)[0]);
+  expect((await user.call("DELETE", `/api/auth/sessions/${device.id}`)).status).toBe(204);
+  expect(await listSessionAddresses(reef.sql, user.id)).toEqual(["203.0.113.1"]);
+  await login(user, user.password, "thief");
+  await until("the owner is told again", () => mails(user, /New sign-in/)[1]);
 });
 
 test("no token and no address in any log line", async () => {

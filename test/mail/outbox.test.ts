@@ -235,6 +235,17 @@ test("the last mail does not go with its user's rows", async () => {
   expect(mailsTo(user)).toEqual([]);
 });
 
+test("a last mail that is given up keeps no address", async () => {
+  const user = await makeMailedUser();
+  smtp.behave("refuse");
+  await sendLastMail(reef.sql, user.email, { template: "deletion-finished", params: { at } });
+  const dead = await until("it is dead", async () => {
+    const rows = await reef.sql`select recipient from outbox where user_id is null and dead_at is not null`;
+    return rows[0];
+  });
+  expect(dead["recipient"]).toBe("");
+});
+
 test("without a mail server mails are readable files, once each, for their owner's eyes", async () => {
   const dir = join(folder, "files");
   const other = await startTestReef({ MAIL_DIR: dir, APP_URL: "https://app.example.org/" });

@@ -1,5 +1,7 @@
 import { expect, test } from "bun:test";
+import type { Redis } from "ioredis";
 import { connectRedis } from "../../src/clients/redis.ts";
+import type { AppError } from "../../src/lib/errors.ts";
 import { newId } from "../../src/lib/ids.ts";
 import { createLocalCounts } from "../../src/lib/localCounts.ts";
 import { createLog } from "../../src/lib/log.ts";
@@ -118,6 +120,45 @@ test("Redis goes: the process knows its own failures. Redis is back: its word co
   expect(await attempt("a@example.org")).toBe("too_many_attempts");
   away.redis.disconnect();
   redis.disconnect();
+});
+
+test("asking makes no counter, in Redis or here: who makes up accounts fills nothing and pushes nothing out", async () => {
+  const { redis, deps, attempt } = await setUp();
+  await attempt("a@example.org");
+  const before = (await redis.keys(`${redis.options.keyPrefix}*`)).length;
+  for (let i = 0; i < 10_001; i += 1) deps.localCounts.add(`made up ${i}`, 0, 60);
+  for (let i = 0; i < 20; i++)
+    await requireAttemptLeft(deps, { email: `${i}@example.org`, ip: "192.0.2.1", ...nowhereKnown });
+  expect((await redis.keys(`${redis.options.keyPrefix}*`)).length).toBe(before);
+  expect(deps.localCounts.add(ADDRESS, 0, 60).n).toBe(1);
+  redis.disconnect();
+});
+
+test("an attempt is counted in one journey to Redis: it holds a place among the few that look at passwords", async () => {
+  const asked: string[] = [];
+  const silent = {
+    set: (key: string) => (asked.push(key), silent),
+    incrby: () => silent,
+    ttl: () => silent,
+    exec: () => new Promise(() => undefined),
+  };
+  const deps = { redis: { multi: () => silent } as unknown as Redis, localCounts: createLocalCounts() };
+  void countAttempt(deps, { email: "a@example.org", ip: "192.0.2.1", ...nowhereKnown });
+  await Bun.sleep(0);
+  expect(asked.length).toBe(3);
+});
+
+test("seconds to wait are whole, also where the process counts", async () => {
+  const away = {
+    localCounts: createLocalCounts(),
+    redis: connectRedis("redis://127.0.0.1:1", "", createLog("silent")),
+  };
+  const request = { kind: "forgot", who: null, limit: 1, windowSeconds: 60 };
+  await countRequest(away, request);
+  await Bun.sleep(3);
+  const error = await countRequest(away, request).catch((thrown: AppError) => thrown);
+  expect(Number.isInteger(error?.extras.retry_after)).toBe(true);
+  away.redis.disconnect();
 });
 
 test("made-up keys push out the oldest counter, never all of them", () => {
