@@ -65,7 +65,7 @@ export async function logIn(
   const fits = await checkPassword(deps, account, { password: input.password, ip: origin.ip });
   if (!found || !fits) return refuseLogIn(deps, origin, account.id);
   const { passwordHash, ...user } = found;
-  if (user.status !== "active") throw new AppError("account_suspended");
+  if (user.status !== "active") return refuseLogIn(deps, origin, user.id, "account_suspended");
   const signedIn = await deps.sql.begin(async (sql) => {
     // It was right a moment ago: a reset that came in between has ended every session, and this must not be one more.
     if (!(await lockPassword(sql, { userId: user.id, passwordHash }))) return null;
@@ -76,7 +76,12 @@ export async function logIn(
   return signedIn ?? refuseLogIn(deps, origin, user.id);
 }
 
-async function refuseLogIn(deps: AccountDeps, origin: Origin, userId: string | null): Promise<never> {
+async function refuseLogIn(
+  deps: AccountDeps,
+  origin: Origin,
+  userId: string | null,
+  code: "invalid_credentials" | "account_suspended" = "invalid_credentials",
+): Promise<never> {
   await insertAudit(deps.sql, { actor: "unknown", action: "session.login_failed", subjectUserId: userId, ...origin });
-  throw new AppError("invalid_credentials");
+  throw new AppError(code);
 }

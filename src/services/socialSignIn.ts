@@ -116,14 +116,18 @@ async function admit(
 ): Promise<SignedIn> {
   for (let tries = 0; tries < TRIES; tries++) {
     try {
-      return await deps.sql.begin(async (sql) => {
+      const signedIn = await deps.sql.begin(async (sql) => {
         const { user, actions } = await findOrCreate(deps, sql, identity, input);
         const audit = { actor: `user:${user.id}`, subjectUserId: user.id, ...origin };
         const details = { provider: identity.provider };
         for (const action of actions) await insertAudit(sql, { ...audit, action, details });
+        // Returned, not thrown: what was audited must commit.
+        if (user.status !== "active") return null;
         const session = { userId: user.id, deviceName: input.deviceName, ip: origin.ip };
         return { user, ...(await openSession(deps, sql, session)) };
       });
+      if (!signedIn) throw new AppError("account_suspended");
+      return signedIn;
     } catch (error) {
       if (!(error instanceof Overtaken)) throw error;
     }
@@ -144,7 +148,7 @@ async function findOrCreate(
 ): Promise<{ user: User; actions: AuditAction[] }> {
   const { provider, subject, email } = identity;
   const found = await findCandidate(sql, { provider, subject, email });
-  if (found && found.user.status !== "active") throw new AppError("account_suspended");
+  if (found && found.user.status !== "active") return { user: found.user, actions: ["session.login_failed"] };
   if (found && !(await lockActiveUser(sql, found.user.id))) throw new Overtaken();
   if (found?.known) {
     // A reset that was faster may have unlinked it, and has ended every session: this must not be one more.

@@ -251,6 +251,8 @@ test("a suspended account stays shut: by its identity, and by its address for a 
   expect(outcome(await withGoogle({ sub, email, hd: "example.org" }))).toEqual([403, "account_suspended"]);
   expect((await reef.sql`select 1 from refresh_tokens where user_id = ${id}`).length).toBe(1);
   expect((await reef.sql`select 1 from identities where user_id = ${id}`).length).toBe(1);
+  const refused = (await auditsOf(id)).filter(([action]) => action === "session.login_failed");
+  expect(new Set(refused.map(([, provider]) => provider))).toEqual(new Set(["apple", "google"]));
 });
 
 test("an account that is being deleted is unknown: in the way as long as it is there, then a new one is made", async () => {
