@@ -1,5 +1,6 @@
 import { createPrivateKey } from "node:crypto";
 import { z } from "zod";
+import { LIST_PRICES, priceTable } from "./lib/prices.ts";
 
 /** How an environment variable is read, and the line that documents it in `.env.example`. */
 const text = (description: string) => z.string().trim().min(1).describe(description);
@@ -49,6 +50,22 @@ function isAppleKey(pem: string): boolean {
     return false;
   }
 }
+
+/** A table as JSON; what it does not name keeps its list price. */
+const prices = z
+  .string()
+  .transform((value, context) => {
+    try {
+      return JSON.parse(value) as unknown;
+    } catch {
+      context.addIssue({ code: "custom", message: "must be JSON" });
+      return z.NEVER;
+    }
+  })
+  .pipe(priceTable)
+  .transform((table) => ({ ...LIST_PRICES, ...table }))
+  .default(LIST_PRICES)
+  .describe("What models cost us, as JSON; USD per million tokens, per minute, per million characters spoken");
 
 /** Every variable that Reef reads. A secret has no default; `npm start` makes what is missing for a trial. */
 export const environmentSchema = z.object({
@@ -128,6 +145,7 @@ export const environmentSchema = z.object({
   GATEWAY_RELOAD_DEBOUNCE_MS: integer("Changes this close together are one reload", 10, 10_000).default(250),
   GATEWAY_APPLY_TIMEOUT_MS: integer("How long a reload may take", 1000, 600_000).default(60_000),
   OPENAI_BASE_URL: url("The model provider that the gateway calls", /^https?$/).default("https://api.openai.com/v1"),
+  PRICES: prices,
   TURN_FIRST_TEXT_MS: integer("Budget from dispatch to the first text of an answer", 100, 600_000).default(90_000),
   TURN_BETWEEN_TEXT_MS: integer("Budget between two pieces of text", 100, 600_000).default(60_000),
   TURN_TOTAL_MS: integer("Budget of an answer in all", 100, 3_600_000).default(300_000),
@@ -166,6 +184,7 @@ export class ConfigError extends Error {
 const gatewayEnvironment = environmentSchema.pick({
   OPENCLAW_GATEWAY_DIR: true,
   OPENAI_BASE_URL: true,
+  PRICES: true,
   GATEWAY_MAX_RUNS: true,
   TURN_TOTAL_MS: true,
 });

@@ -17,6 +17,7 @@ import { startMonitor } from "./services/monitor.ts";
 import { createDatabaseWatch } from "./services/databaseWatch.ts";
 import { startReconciler } from "./services/reconciler.ts";
 import { TurnEngine } from "./services/turnEngine.ts";
+import { planChanged, startUsageSweeper } from "./services/usage.ts";
 
 const SWEEP_MS = 5_000;
 const RESYNC_MS = 30_000;
@@ -79,6 +80,7 @@ function startParts(deps: Deps) {
     monitor: startMonitor(deps),
     mails: startMailSender(deps),
     deletions: startDeletions(deps),
+    reservations: startUsageSweeper(deps),
     watch: createDatabaseWatch(deps),
     resync: startLoop({
       name: "chat resync",
@@ -94,13 +96,16 @@ function startParts(deps: Deps) {
 type Parts = ReturnType<typeof startParts>;
 
 /** Whom a notice of the database wakes. */
-function hearNotices({ config, log }: Deps, parts: Parts): (notice: Notice) => void {
+function hearNotices(deps: Deps, parts: Parts): (notice: Notice) => void {
+  const { config, log } = deps;
   const { hub, engine, reconciler } = parts;
   const act: Record<Notice["kind"], (id: string) => void> = {
     turn: () => engine.wake(),
     stop: () => engine.wakeStops(),
     deletion: () => parts.deletions.wake(),
     mail: () => parts.mails.wake(),
+    plan: (id) => void planChanged(deps, id),
+    usage: (id) => void hub.usageChanged(id),
     session: (id) => hub.sessionRevoked(id),
     beat: (id) => parts.watch.heard(id),
     gateway: (id) => id === config.GATEWAY_ID && reconciler.wake(),

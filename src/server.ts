@@ -4,6 +4,7 @@ import { requireUser } from "./http/auth.ts";
 import { createRouter, type Env, type RouteSpec } from "./http/env.ts";
 import { allowOrigins, securityHeaders } from "./http/headers.ts";
 import { idempotency } from "./http/idempotency.ts";
+import { metered } from "./http/metered.ts";
 import { limitBody, measure, requestLog, sendElsewhere } from "./http/middleware.ts";
 import { requireOperator, requireOperatorOrLocal } from "./http/operator.ts";
 import { renderNoRoute, renderProblem } from "./http/problem.ts";
@@ -32,6 +33,7 @@ export function createServer(deps: Deps, hub: ChatHub, engine: Starter, isDraini
   const router = createRouter({
     public: [],
     user: [requireUser(deps), idempotency(deps)],
+    metered: [metered(deps)],
     operator: [requireOperator(deps)],
     local: [requireOperatorOrLocal(deps)],
   });

@@ -10,6 +10,7 @@ import { connectDatabase, type Sql } from "../src/db/connect.ts";
 import { createDeps, type Deps } from "../src/deps.ts";
 import { newId } from "../src/lib/ids.ts";
 import { createLog } from "../src/lib/log.ts";
+import { LIST_PRICES } from "../src/lib/prices.ts";
 import { startReef, type RunningReef } from "../src/process.ts";
 import { renderGatewayConfig } from "../src/services/gatewayConfig.ts";
 import { startFakeGateway, type FakeGateway } from "./fakes/gateway.ts";
@@ -64,7 +65,12 @@ export async function startTestReef(overrides: Record<string, string> = {}): Pro
   // The runner removes folders of processes that are no more; those of others that test right now stay.
   const dir = mkdtempSync(join(tmpdir(), `reef-test-${pid}-`));
   for (const name of ["state", "home", "workspaces"]) mkdirSync(join(dir, name));
-  const config = { OPENAI_BASE_URL: "http://127.0.0.1:1/v1", GATEWAY_MAX_RUNS: 16, TURN_TOTAL_MS: 300_000 };
+  const config = {
+    OPENAI_BASE_URL: "http://127.0.0.1:1/v1",
+    PRICES: LIST_PRICES,
+    GATEWAY_MAX_RUNS: 16,
+    TURN_TOTAL_MS: 300_000,
+  };
   const workspaces = createWorkspaces(dir, createLog("silent"));
   await workspaces.writeConfig(renderGatewayConfig({ config, workspaces }, []));
   const gateway = await startFakeGateway({ dir, token: TOKEN });

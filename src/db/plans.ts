@@ -4,7 +4,6 @@ export interface PlanLimits {
   plan: string;
   rank: number;
   assistants: number;
-  textMessages: number;
   voices: string[];
   chatModel: string;
 }
@@ -12,7 +11,7 @@ export interface PlanLimits {
 /** The limits of the plan that a user has now. */
 export async function getPlanOf(sql: Queryable, userId: string): Promise<PlanLimits> {
   const [row] = await sql<PlanLimits[]>`
-    select plan, rank, assistants, text_messages, voices, chat_model from plan_limits where plan = plan_of(${userId})`;
+    select plan, rank, assistants, voices, chat_model from plan_limits where plan = plan_of(${userId})`;
   return row!;
 }
 

@@ -19,7 +19,7 @@ export async function findProfile(sql: Queryable, userId: string): Promise<Profi
 
 /**
  * Changes what is given; null clears. A time zone is changed at most once in 24 hours, by the condition of this one
- * statement; the same zone again is no change. Null when it is too early: then nothing changed.
+ * statement; the same zone again is no change. The day that runs keeps its end. Null when it is too early: then nothing changed.
  */
 export async function updateProfile(
   sql: Queryable,
@@ -32,6 +32,8 @@ export async function updateProfile(
       avatar_url = case when ${input.avatarUrl !== undefined}::boolean then ${input.avatarUrl ?? null}::text else avatar_url end,
       timezone = coalesce(${zone}::text, timezone),
       timezone_changed_at = case when ${zone}::text <> timezone then now() else timezone_changed_at end,
+      kept_day = case when ${zone}::text <> timezone then (day_of(users, now())).date else kept_day end,
+      kept_day_ends_at = case when ${zone}::text <> timezone then (day_of(users, now())).reset_at else kept_day_ends_at end,
       updated_at = now()
     where id = ${input.userId} and (${zone}::text is null or timezone = ${zone}::text
       or timezone_changed_at is null or timezone_changed_at <= now() - interval '24 hours')

@@ -1,6 +1,7 @@
 import { zValidator } from "@hono/zod-validator";
 import { Hono, type Context, type MiddlewareHandler } from "hono";
 import type { z } from "zod";
+import type { Usage } from "../db/usage.ts";
 import { AppError, type ErrorCode } from "../lib/errors.ts";
 import type { Log } from "../lib/log.ts";
 import type { Identity } from "../services/accessTokens.ts";
@@ -14,6 +15,7 @@ export interface Env {
     actor: Identity;
     operator: Operator;
     /** Names what an idempotent write creates. */ claim?: string;
+    /** The caller's day, where the handler knows it. */ usage?: Usage;
   };
 }
 
@@ -29,6 +31,8 @@ export interface RouteSpec {
   access: Access;
   /** An operator route that is also open, without a token, to programs on this machine. */
   local?: true;
+  /** Its answers tell how the caller's day stands (http/metered.ts). */
+  metered?: true;
   summary: string;
   tag: string;
   body?: z.ZodType;
@@ -54,8 +58,11 @@ export interface Router {
   route<const S extends RouteSpec>(spec: S, handler: Handler<S>): void;
 }
 
-/** A router whose routes describe themselves. `guards` run before a route of their access, in order. */
-export function createRouter(guards: Record<Access | "local", MiddlewareHandler<Env>[]>): Router {
+/**
+ * A router whose routes describe themselves. `guards` run before a route of their access, in order, `metered` before a
+ * metered one.
+ */
+export function createRouter(guards: Record<Access | "local" | "metered", MiddlewareHandler<Env>[]>): Router {
   const app = new Hono<Env>();
   const specs: RouteSpec[] = [];
   return {
@@ -65,6 +72,7 @@ export function createRouter(guards: Record<Access | "local", MiddlewareHandler<
       specs.push(spec);
       const checks = [
         ...guards[spec.local ? "local" : spec.access],
+        ...(spec.metered ? guards.metered : []),
         ...(spec.params ? [validate("param", spec.params)] : []),
         ...(spec.query ? [validate("query", spec.query)] : []),
         ...(spec.body ? [validateBody(spec.body)] : []),

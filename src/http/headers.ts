@@ -2,6 +2,7 @@ import type { MiddlewareHandler } from "hono";
 import { cors } from "hono/cors";
 import type { Config } from "../config.ts";
 import type { Env } from "./env.ts";
+import { RATE_LIMIT_HEADERS } from "./metered.ts";
 
 /** Headers of every answer of an API: nothing of it belongs in a frame, a page or a sniffer. */
 export const SECURITY_HEADERS = {
@@ -34,7 +35,7 @@ export function allowOrigins(config: Pick<Config, "CORS_ORIGINS">): MiddlewareHa
     origin: config.CORS_ORIGINS,
     allowMethods: ["GET", "POST", "PUT", "DELETE"],
     allowHeaders: ["Authorization", "Content-Type", "Idempotency-Key", "X-Request-Id"],
-    exposeHeaders: ["X-Request-Id", "Retry-After", "Content-Disposition"],
+    exposeHeaders: ["X-Request-Id", "Retry-After", "Content-Disposition", ...Object.keys(RATE_LIMIT_HEADERS)],
     maxAge: PREFLIGHT_SECONDS,
   });
 }

@@ -2,15 +2,21 @@ import { z } from "zod";
 import { ERRORS, type ErrorCode } from "../lib/errors.ts";
 import { errorSchema } from "../protocol/api.ts";
 import { isBodyOptional, type RouteSpec } from "./env.ts";
+import { RATE_LIMIT_HEADERS } from "./metered.ts";
 
 const REQUEST_ID = { "X-Request-Id": { $ref: "#/components/headers/RequestId" } };
 const RETRY_AFTER = { "Retry-After": { $ref: "#/components/headers/RetryAfter" } };
+const RATE_LIMITS = Object.fromEntries(
+  Object.keys(RATE_LIMIT_HEADERS).map((name) => [name, { $ref: `#/components/headers/${name}` }]),
+);
 /** Codes whose answer says when to try again. */
 const SAYS_WHEN: ErrorCode[] = [
   "too_many_attempts",
   "timezone_changed",
   "export_running",
   "RATE_LIMITED",
+  "voice_limit_reached",
+  "voice_unavailable",
   "idempotency_in_progress",
   "provider_unavailable",
   "service_unavailable",
@@ -81,7 +87,7 @@ function renderResponses(spec: RouteSpec): Record<string, object> {
   for (const [status, schema] of Object.entries(spec.responses)) {
     responses[status] = {
       description: status === "204" ? "Done" : "OK",
-      headers: REQUEST_ID,
+      headers: { ...REQUEST_ID, ...(spec.metered ? RATE_LIMITS : {}) },
       ...(schema ? { content: renderContent(schemaOf(schema, "output"), spec.produces) } : {}),
     };
   }
@@ -93,7 +99,11 @@ function renderResponses(spec: RouteSpec): Record<string, object> {
     const own = spec.responses[status];
     responses[status] = {
       description: codes.map((code) => `\`${code}\`: ${ERRORS[code].message}`).join("\n\n"),
-      headers: codes.some((code) => SAYS_WHEN.includes(code)) ? { ...REQUEST_ID, ...RETRY_AFTER } : REQUEST_ID,
+      headers: {
+        ...REQUEST_ID,
+        ...(codes.some((code) => SAYS_WHEN.includes(code)) ? RETRY_AFTER : {}),
+        ...(spec.metered ? RATE_LIMITS : {}),
+      },
       content: renderContent(own ? { anyOf: [schemaOf(own, "output"), problem] } : problem),
     };
   }

@@ -13,6 +13,12 @@ export const ERRORS = {
   weak_password: { status: 400, message: "This password is too easy to guess; choose another one." },
   token_invalid: { status: 400, message: "This link is not valid any more; ask for a new one." },
   password_required: { status: 400, message: "Give your password, or a fresh sign-in with Apple or Google." },
+  unsupported_audio: {
+    status: 400,
+    message: "This audio can't be read; send m4a, mp3, wav, webm, ogg or flac.",
+  },
+  nothing_heard: { status: 400, message: "There is no speech in this audio; nothing was charged." },
+  nothing_to_speak: { status: 400, message: "There is nothing in this text that can be spoken." },
   unauthorized: { status: 401, message: "Sign in: a valid access token is needed." },
   token_expired: { status: 401, message: "The access token has expired; refresh it." },
   invalid_credentials: { status: 401, message: "E-mail address or password is wrong." },
@@ -54,6 +60,7 @@ export const ERRORS = {
   unsupported_media_type: { status: 415, message: "Send the body as application/json." },
   upgrade_required: { status: 426, message: "This address speaks WebSocket only." },
   RATE_LIMITED: { status: 429, message: "Today's messages are used up." },
+  voice_limit_reached: { status: 429, message: "Today's voice is used up." },
   too_many_attempts: { status: 429, message: "Too many attempts; wait a little and try again." },
   timezone_changed: { status: 429, message: "The time zone can be changed once in 24 hours." },
   too_many_frames: { status: 429, message: "Too many frames at once; slow down." },
@@ -65,6 +72,7 @@ export const ERRORS = {
   },
   provider_not_configured: { status: 503, message: "This way to sign in is not offered here." },
   provider_unavailable: { status: 503, message: "Apple or Google can't be reached right now; try again in a moment." },
+  voice_unavailable: { status: 503, message: "Voice is not available right now; try again in a moment." },
   service_unavailable: { status: 503, message: "The service is not ready; try again in a moment." },
 } as const satisfies Record<string, { status: number; message: string }>;
 
@@ -77,6 +85,8 @@ export interface ErrorExtras {
   reset_at?: string;
   limit?: number;
   used?: number;
+  /** Which of the day's amounts is used up. */
+  kind?: string;
   upgrade_to?: string | null;
 }
 

@@ -26,13 +26,17 @@ export const usersQuery = z.strictObject({
 export const adminUserSchema = userSchema.extend({ status });
 export const usersSchema = z.object({ items: z.array(adminUserSchema), next_cursor: nextCursor });
 
+const amount = z.object({ used: z.number().int(), limit: z.number().int() });
 export const userOverviewSchema = z.object({
   user: adminUserSchema,
   sessions: z.number().int().describe("Signed-in devices"),
   usage: z.object({
     date: z.string().describe("The user's own day"),
     reset_at: time,
-    text_messages: z.object({ used: z.number().int(), limit: z.number().int() }),
+    text_messages: amount,
+    voice_input_seconds: amount,
+    voice_output_seconds: amount,
+    tts_characters: amount,
   }),
   assistants: z.array(
     z.object({

@@ -87,6 +87,7 @@ export const errorSchema = z.object({
   reset_at: time.optional(),
   limit: z.number().optional(),
   used: z.number().optional(),
+  kind: z.string().optional().describe("Which of the day's amounts is used up, as in /api/user/usage"),
   upgrade_to: z.string().nullable().optional(),
 });
 

@@ -49,7 +49,15 @@ export type ServerFrame =
   | { type: "chunk"; content: string; agentId: string; turn_id: string; offset: number }
   | ({ type: "message" } & MessageBody)
   | ErrorFrame
-  | { type: "usage"; text_messages: { used: number; limit: number } }
+  /** The day's use: after each turn, and when one of the amounts comes to 80 % and to 100 %. */
+  | {
+      type: "usage";
+      text_messages: { used: number; limit: number };
+      voice_input_seconds: { used: number; limit: number };
+      voice_output_seconds: { used: number; limit: number };
+      tts_characters: { used: number; limit: number };
+      reset_at: string;
+    }
   | { type: "pong" }
   | { type: "disconnected"; reason: string; retry_after_ms: number };
 
@@ -63,6 +71,7 @@ export interface ErrorFrame {
   reset_at?: string;
   limit?: number;
   used?: number;
+  kind?: string;
   upgrade_to?: string | null;
   details?: { path: string; message: string }[];
 }

@@ -20,6 +20,7 @@ import {
   suspendUser,
   type UserOverview,
 } from "../services/admin.ts";
+import { renderUsageFrame } from "../services/usage.ts";
 import { renderUser } from "../services/userView.ts";
 
 const path = "/api/admin";
@@ -126,14 +127,11 @@ function renderAccount(user: User) {
 }
 
 function renderOverview({ user, sessions, usage, assistants, deletion }: UserOverview) {
+  const { type: _, ...today } = renderUsageFrame(usage);
   return {
     user: renderAccount(user),
     sessions,
-    usage: {
-      date: usage.date,
-      reset_at: usage.resetAt.toISOString(),
-      text_messages: { used: usage.used, limit: usage.limit },
-    },
+    usage: { date: usage.date, ...today },
     assistants: assistants.map((assistant) => ({
       id: assistant.id,
       agent_id: assistant.agentId,

@@ -26,6 +26,7 @@ import type { ChatHub } from "../services/chatHub.ts";
 import { acceptMessage, readConversation } from "../services/conversations.ts";
 import type { Starter } from "../services/turnEngine.ts";
 import { renderMessage } from "../services/messageView.ts";
+import { isRefused, renderRefusal } from "../services/usage.ts";
 
 const tag = "Assistants";
 const path = "/api/assistants";
@@ -145,6 +146,7 @@ function messageRoutes(router: Router, deps: Deps, hub: ChatHub, engine: Starter
     {
       ...shared,
       method: "post",
+      metered: true,
       summary: "Send a message without a socket",
       body: sendMessageBody,
       responses: { 202: sentMessageSchema },
@@ -159,6 +161,8 @@ function messageRoutes(router: Router, deps: Deps, hub: ChatHub, engine: Starter
         content: body.content,
       });
       if (accepted instanceof AppError) throw accepted;
+      if (accepted.usage) c.set("usage", accepted.usage);
+      if (isRefused(accepted)) throw renderRefusal(accepted);
       hub.messageStored(params.id, accepted.message.seq, accepted.message);
       engine.start(accepted.claimed);
       const { agentId } = await getAssistant(deps, actor, params.id);

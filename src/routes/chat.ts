@@ -3,7 +3,7 @@ import type { Hono } from "hono";
 import { z } from "zod";
 import { findAssistantByAgent, type Assistant } from "../db/assistants.ts";
 import { findRunningTurn } from "../db/turns.ts";
-import { getTextUsage } from "../db/usage.ts";
+import { getUsage, type Usage } from "../db/usage.ts";
 import type { Deps } from "../deps.ts";
 import type { Env } from "../http/env.ts";
 import { mayOpenSocket } from "../http/headers.ts";
@@ -195,7 +195,7 @@ async function prepare(deps: Deps, openSockets: OpenSockets, url: URL, token: st
     });
     if (!assistant) return { ok: false, code: CLOSE.policy, reason: "there is no such assistant" };
     await wakeAssistant(deps, identity, assistant.id);
-    const usage = await getTextUsage(deps.sql, identity.userId);
+    const usage = await getUsage(deps.sql, identity.userId);
     const after = afterSeqSchema.safeParse(url.searchParams.get("after_seq") ?? undefined);
     const wanted = after.data ?? assistant.lastSeq;
     const reset = findResetReason(wanted, assistant.lastSeq);
@@ -214,11 +214,7 @@ async function prepare(deps: Deps, openSockets: OpenSockets, url: URL, token: st
   }
 }
 
-function renderConnected(
-  deps: Deps,
-  assistant: Assistant,
-  usage: { used: number; limit: number; resetAt: Date },
-): ServerFrame {
+function renderConnected(deps: Deps, assistant: Assistant, { used, limits, resetAt }: Usage): ServerFrame {
   return {
     type: "connected",
     agentId: assistant.agentId,
@@ -229,7 +225,7 @@ function renderConnected(
     limits: {
       message_characters: MESSAGE_MAX_CHARACTERS,
       frame_bytes: MAX_FRAME_BYTES,
-      text_messages: { used: usage.used, limit: usage.limit, reset_at: usage.resetAt.toISOString() },
+      text_messages: { used: used.textMessages, limit: limits.textMessages, reset_at: resetAt.toISOString() },
     },
   };
 }

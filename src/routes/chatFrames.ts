@@ -10,6 +10,7 @@ import type { ChatHub } from "../services/chatHub.ts";
 import type { Peer } from "../services/chatRooms.ts";
 import type { Starter } from "../services/turnEngine.ts";
 import { acceptMessage, stopTurns } from "../services/conversations.ts";
+import { isRefused, renderRefusal } from "../services/usage.ts";
 
 /** What a message meets: the devices of its conversation, and who answers it. */
 interface Chat {
@@ -65,13 +66,11 @@ async function sendMessage(deps: Deps, chat: Chat, peer: Peer, content: string, 
     content,
   });
   if (accepted instanceof AppError) throw accepted;
-  const { message, turn, usage } = accepted;
+  if (isRefused(accepted)) throw renderRefusal(accepted);
+  const { message, turn } = accepted;
   peer.send({ type: "ack", client_id: clientId, message_id: message.id, seq: message.seq, turn_id: turn.id });
   hub.messageStored(peer.assistantId, message.seq, message);
   engine.start(accepted.claimed);
-  if (usage && (usage.used === usage.limit || usage.used === Math.ceil(usage.limit * 0.8))) {
-    hub.announce(peer.assistantId, { type: "usage", text_messages: usage });
-  }
 }
 
 /** Names the refused message also where its frame is not valid. */

@@ -17,6 +17,7 @@ export function userRoutes(router: Router, deps: Deps): void {
       method: "get",
       path: "/api/user/usage",
       access: "user",
+      metered: true,
       tag,
       summary: "What was used today of what the plan gives",
       query: usageQuery,
@@ -24,8 +25,12 @@ export function userRoutes(router: Router, deps: Deps): void {
       errors: [],
     },
     async (c, { query }) => {
-      const { today, history } = await readUsage(deps, c.get("actor"), { days: query.days ?? null });
-      return c.json({ ...renderUsage(today), ...(history ? { history: history.map(renderDailyUse) } : {}) });
+      const { today, assistants, history } = await readUsage(deps, c.get("actor"), { days: query.days ?? null });
+      c.set("usage", today);
+      return c.json({
+        ...renderUsage(today, assistants),
+        ...(history ? { history: history.map(renderDailyUse) } : {}),
+      });
     },
   );
   const exporter = createExporter(deps);

@@ -3,7 +3,7 @@ import { insertAudit, listAudit, type AuditAction, type AuditEntry } from "../db
 import type { Queryable } from "../db/connect.ts";
 import { findDeletion } from "../db/deletions.ts";
 import { requestStopOfUser } from "../db/turns.ts";
-import { getTextUsage } from "../db/usage.ts";
+import { getUsage, type Usage } from "../db/usage.ts";
 import type { User } from "../db/users.ts";
 import type { Deps } from "../deps.ts";
 import { AppError } from "../lib/errors.ts";
@@ -17,7 +17,7 @@ type SqlDeps = Pick<Deps, "sql">;
 export interface UserOverview {
   user: User;
   sessions: number;
-  usage: { date: string; used: number; limit: number; resetAt: Date };
+  usage: Usage;
   assistants: rows.AssistantOverview[];
   deletion: Awaited<ReturnType<typeof findDeletion>>;
 }
@@ -55,7 +55,7 @@ async function readUser(sql: Queryable, userId: string): Promise<UserOverview | 
   return {
     user,
     sessions: await rows.countSessions(sql, userId),
-    usage: await getTextUsage(sql, userId),
+    usage: await getUsage(sql, userId),
     assistants: await rows.listAssistantOverviews(sql, userId),
     deletion: await findDeletion(sql, userId),
   };

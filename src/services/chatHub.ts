@@ -1,6 +1,7 @@
 import { listConversationHeads, type Assistant } from "../db/assistants.ts";
 import type { Message } from "../db/messages.ts";
 import { listEndedSessions } from "../db/sessions.ts";
+import { getUsage } from "../db/usage.ts";
 import type { Deps } from "../deps.ts";
 import { sleep } from "../lib/retry.ts";
 import { CLOSE, type ServerFrame } from "../protocol/chat.ts";
@@ -18,6 +19,7 @@ import {
   type RunningTurn,
 } from "./chatRooms.ts";
 import { createKeptText, KEPT_WITHIN_MS, type KeptText } from "./keptText.ts";
+import { renderUsageFrame } from "./usage.ts";
 
 type HubDeps = Pick<Deps, "sql" | "redis" | "subscriber" | "log" | "clock" | "config" | "processId" | "onClose">;
 
@@ -146,6 +148,14 @@ export class ChatHub {
     for (const [id, at] of this.revoked) if (now - at > REVOKED_MEMORY_MS) this.revoked.delete(id);
     this.revoked.set(sessionId, now);
     for (const peer of this.peers()) if (peer.sessionId === sessionId) peer.close(CLOSE.policy, "session revoked");
+  }
+
+  /** A user's day came to a mark: their devices here are told. */
+  async usageChanged(userId: string): Promise<void> {
+    const rooms = [...this.rooms.values()].filter((room) => room.userId === userId);
+    if (rooms.length === 0) return;
+    const usage = await getUsage(this.deps.sql, userId).catch(() => null);
+    if (usage) for (const room of rooms) broadcast(room, renderUsageFrame(usage), undefined);
   }
 
   /** Something may have been missed: compares every conversation and session that is open here with the rows. */

@@ -3,7 +3,6 @@ import type { Queryable } from "../db/connect.ts";
 import { lockConversation, setLastSeq } from "../db/conversation.ts";
 import { findMessageByClientId, insertMessage, listMessages, type Message } from "../db/messages.ts";
 import { notify } from "../db/notify.ts";
-import { findUpgrade } from "../db/plans.ts";
 import {
   endTurn,
   findTurn,
@@ -14,18 +13,20 @@ import {
   type ClaimedTurn,
   type Turn,
 } from "../db/turns.ts";
-import { getDay, reserveTextMessage, settleReservation } from "../db/usage.ts";
+import { getUsage, type Usage } from "../db/usage.ts";
 import type { Deps } from "../deps.ts";
 import { AppError, ERRORS, type ErrorCode } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import type { RunUsage } from "./runHistory.ts";
+import { findCheapRefusal, isRefused, reserveUsage, settleUsage, type Refused, type UsageDeps } from "./usage.ts";
 
 /** An accepted message; `repeated` when the same client_id had been accepted before. */
 export interface Accepted {
   message: Message;
   turn: Turn;
   repeated: boolean;
-  usage: { used: number; limit: number } | null;
+  /** The day after it; null for a repeated one. */
+  usage: Usage | null;
   /** Turns that this process claimed with it and must start now: this one, unless it has to wait. */
   claimed: ClaimedTurn[];
 }
@@ -35,34 +36,40 @@ export type Claim = (sql: Queryable) => Promise<ClaimedTurn[]>;
 
 type SqlDeps = Pick<Deps, "sql">;
 
+const ONE_MESSAGE = { textMessages: 1 };
+
 /**
  * Accepts a message: reservation, message and queued turn in one transaction, in which this process also claims the turn
  * when its assistant is free. Only after it may anything be acknowledged. The same client_id gives the same answer again.
- * An expected "no" comes back as a value: `assistant_not_found`, `assistant_paused`, `account_suspended`,
- * `client_id_conflict`, `RATE_LIMITED`.
+ * An expected "no" comes back as a value: the day's messages are used up, or `assistant_not_found`, `assistant_paused`,
+ * `account_suspended`, `client_id_conflict`.
  */
 export async function acceptMessage(
-  deps: SqlDeps,
+  deps: UsageDeps,
   claim: Claim,
   input: { userId: string; assistantId: string; clientId: string; content: string },
-): Promise<Accepted | AppError> {
+): Promise<Accepted | Refused | AppError> {
   const content = input.content.toWellFormed();
+  const refused = await findCheapRefusal(deps, input.userId, ONE_MESSAGE);
+  // What was accepted before is not refused now.
+  if (refused && !(await findMessageByClientId(deps.sql, input))) return refused;
   return deps.sql.begin(async (sql) => {
     // Statements that don't wait for each other's answers go out together and are done in order, the lock first.
-    const [conversation, earlier, day] = await Promise.all([
+    const [conversation, earlier, today] = await Promise.all([
       lockConversation(sql, input),
       findMessageByClientId(sql, input),
-      getDay(sql, input.userId),
+      getUsage(sql, input.userId),
     ]);
     if (!conversation || conversation.status === "deleted") return new AppError("assistant_not_found");
     if (earlier) return repeatAnswer(sql, input.userId, earlier, content);
     // Read after the lock, so that nobody talks on after their suspension.
-    if (!day.active) return new AppError("account_suspended");
+    if (!today.active) return new AppError("account_suspended");
     if (conversation.status === "paused") return new AppError("assistant_paused");
     const turnId = newId();
-    const usage = await reserveTextMessage(sql, { userId: input.userId, key: turnId, day });
-    if (!usage.granted) return renderUsedUp(sql, usage);
     const { userId, assistantId } = input;
+    const reservation = { userId, key: turnId, usage: today, amounts: ONE_MESSAGE, expiresInMs: null };
+    const usage = await reserveUsage(deps, sql, reservation);
+    if (isRefused(usage)) return usage;
     const { gatewayId } = conversation;
     const seq = conversation.lastSeq + 1;
     const [turn, message, , , claimed] = await Promise.all([
@@ -84,7 +91,7 @@ export async function acceptMessage(
       conversation.state === "awake" ? null : notify(sql, "gateway", gatewayId),
       notifyIfQueued(sql, gatewayId),
     ]);
-    return { message, turn, repeated: false, usage: { used: usage.used, limit: usage.limit }, claimed };
+    return { message, turn, repeated: false, usage, claimed };
   });
 }
 
@@ -99,19 +106,6 @@ async function repeatAnswer(
   return { message: earlier, turn: turn!, repeated: true, usage: null, claimed: [] };
 }
 
-async function renderUsedUp(
-  sql: Queryable,
-  usage: { plan: string; used: number; limit: number; resetAt: Date },
-): Promise<AppError> {
-  return new AppError("RATE_LIMITED", {
-    limit: usage.limit,
-    used: usage.used,
-    reset_at: usage.resetAt.toISOString(),
-    retry_after: Math.max(1, Math.ceil((usage.resetAt.getTime() - Date.now()) / 1000)),
-    upgrade_to: await findUpgrade(sql, usage.plan),
-  });
-}
-
 /** How a turn ended. `text` is what was said; empty where nothing was. */
 export type Outcome =
   | { status: "done"; text: string; usage: RunUsage | null }
@@ -124,7 +118,7 @@ export type Outcome =
  * Null when it had ended before or is another process's by now: then nothing changed.
  */
 export async function finishTurn(
-  deps: SqlDeps,
+  deps: UsageDeps,
   turn: Pick<Turn, "id" | "userId" | "assistantId" | "gatewayId">,
   owner: string | null,
   outcome: Outcome,
@@ -159,11 +153,11 @@ export async function finishTurn(
         finish: ({ done: "complete", stopped: "stopped", failed: "error" } as const)[outcome.status],
       }),
       setLastSeq(sql, { userId: turn.userId, assistantId: turn.assistantId, seq }),
-      settleReservation(sql, {
+      settleUsage(deps, sql, {
         userId: turn.userId,
         key: turn.id,
         status: charged ? "committed" : "released",
-        ...cost,
+        cost: { model: null, ...cost },
       }),
       notify(sql, "message", `${turn.assistantId}:${seq}`),
       notifyIfQueued(sql, turn.gatewayId),

@@ -8,7 +8,7 @@ export interface ConfiguredAgent {
 
 /** What else the configuration says: settings of Reef, and where files are (clients/workspaces.ts). */
 export interface GatewaySettings {
-  config: Pick<Config, "OPENAI_BASE_URL" | "GATEWAY_MAX_RUNS" | "TURN_TOTAL_MS">;
+  config: Pick<Config, "OPENAI_BASE_URL" | "PRICES" | "GATEWAY_MAX_RUNS" | "TURN_TOTAL_MS">;
   workspaces: { workspaceOf(agentId: string): string; logFile: string };
 }
 
@@ -49,7 +49,7 @@ export function renderGatewayConfig(settings: GatewaySettings, agents: Configure
     models: {
       mode: "replace",
       catalogRefresh: OFF,
-      providers: { "openai-custom": renderProvider(settings.config.OPENAI_BASE_URL) },
+      providers: { "openai-custom": renderProvider(settings.config) },
     },
     agents: { ownership: "explicit", defaults: renderDefaults(settings.config), entries: Object.fromEntries(entries) },
     tools: renderTools(),
@@ -84,9 +84,10 @@ function renderServer() {
   };
 }
 
-function renderProvider(baseUrl: string) {
+function renderProvider({ OPENAI_BASE_URL, PRICES }: GatewaySettings["config"]) {
+  const price = PRICES["gpt-5-nano"];
   return {
-    baseUrl,
+    baseUrl: OPENAI_BASE_URL,
     apiKey: "${OPENAI_API_KEY}",
     api: "openai-completions",
     models: [
@@ -97,8 +98,13 @@ function renderProvider(baseUrl: string) {
         input: ["text", "image"],
         contextWindow: 128000,
         maxTokens: 8192,
-        // USD per million tokens.
-        cost: { input: 0.05, output: 0.4, cacheRead: 0.005, cacheWrite: 0 },
+        // USD per million tokens: what the gateway then says an answer cost.
+        cost: {
+          input: price?.input ?? 0,
+          output: price?.output ?? 0,
+          cacheRead: price?.cachedInput ?? price?.input ?? 0,
+          cacheWrite: 0,
+        },
       },
     ],
   };

@@ -19,7 +19,10 @@ import { TurnRun } from "./turnRun.ts";
 /** A run's key begins with the turn's id (services/gatewayRun.ts). */
 const UUID_LENGTH = 36;
 
-type EngineDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "clock" | "processId" | "metrics">;
+type EngineDeps = Pick<
+  Deps,
+  "sql" | "redis" | "gateway" | "workspaces" | "config" | "log" | "clock" | "processId" | "metrics"
+>;
 
 /** What accepting a message needs of the engine. */
 export type Starter = Pick<TurnEngine, "claim" | "start">;

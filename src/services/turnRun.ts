@@ -1,7 +1,7 @@
 import type { RunEvent } from "../clients/gatewayFrames.ts";
 import { GatewayError } from "../clients/gatewayConnection.ts";
 import { markStreaming, renewLeases, requeueTurn, type ClaimedTurn } from "../db/turns.ts";
-import { getTextUsage, recordTurnCost } from "../db/usage.ts";
+import { getUsage, recordTurnCost } from "../db/usage.ts";
 import type { Timer } from "../lib/clock.ts";
 import { ERRORS } from "../lib/errors.ts";
 import { secondsSince } from "../lib/ids.ts";
@@ -12,6 +12,7 @@ import type { ChatHub } from "./chatHub.ts";
 import { finishTurn, type Outcome } from "./conversations.ts";
 import { GatewayRun, type RunDeps } from "./gatewayRun.ts";
 import type { RunRecord } from "./runHistory.ts";
+import { renderUsageFrame } from "./usage.ts";
 
 const SEND_AGAIN_MS = 500;
 /** The gateway gives no reason: not the provider's fault. */
@@ -209,9 +210,8 @@ export class TurnRun {
       const { code } = outcome;
       this.hub.announce(assistantId, { type: "error", code, message: ERRORS[code].message, turn_id: id });
     }
-    const usage = await getTextUsage(this.deps.sql, userId).catch(() => null);
-    if (usage)
-      this.hub.announce(assistantId, { type: "usage", text_messages: { used: usage.used, limit: usage.limit } });
+    const usage = await getUsage(this.deps.sql, userId).catch(() => null);
+    if (usage) this.hub.announce(assistantId, renderUsageFrame(usage));
   }
 
   private failure(code: "turn_failed" | "assistant_unavailable", told = ""): Outcome {

@@ -1,14 +1,180 @@
-import { getUsageToday, listDailyUse, type DailyUse, type UsageToday } from "../db/usage.ts";
+import type { Queryable } from "../db/connect.ts";
+import { notify } from "../db/notify.ts";
+import {
+  getAssistantUse,
+  getUsage,
+  insertReservation,
+  listDailyUse,
+  listExpiredReservations,
+  settleReservation,
+  USAGE_KINDS,
+  type Amounts,
+  type Cost,
+  type DailyUse,
+  type Settled,
+  type Usage,
+  type UsageKind,
+} from "../db/usage.ts";
 import type { Deps } from "../deps.ts";
+import { AppError } from "../lib/errors.ts";
+import { startLoop } from "../lib/loop.ts";
 import type { Identity } from "./accessTokens.ts";
+import { findCachedUsage, forgetPlan, keepPlan, keepTotals } from "./usageCache.ts";
+
+/*
+ * The one place that spends a user's day. A reservation is made before any work and settled once: committed, at what was
+ * really used, or released. Postgres has the last word; Redis only says a cheap "no" (services/usageCache.ts).
+ */
+
+export type UsageDeps = Pick<Deps, "sql" | "redis" | "config" | "clock">;
+
+/** An expected "no": which kind does not fit, and the day as it is. */
+export interface Refused {
+  kind: UsageKind;
+  usage: Usage;
+}
+
+const KINDS = Object.keys(USAGE_KINDS) as UsageKind[];
+const SWEEP_MS = 5_000;
+const SWEEP_AT_ONCE = 100;
+
+/** Whether Redis knows already that the amounts don't fit; null: ask Postgres. */
+export async function findCheapRefusal(
+  deps: UsageDeps,
+  userId: string,
+  amounts: Partial<Amounts>,
+): Promise<Refused | null> {
+  const usage = await findCachedUsage(deps, userId);
+  // A kind with something left may get some of it back at any moment: only what is used up is refused cheaply.
+  const kind = KINDS.find((one) => (amounts[one] ?? 0) > 0 && usage !== null && usage.used[one] >= usage.limits[one]);
+  return usage && kind ? { kind, usage } : null;
+}
+
+/**
+ * Reserves amounts of the day, all or nothing, in the caller's transaction; `usage` is the day as it was read in it.
+ * `key` names the reservation for its settling. Answers the day after it, or what does not fit.
+ */
+export async function reserveUsage(
+  deps: UsageDeps,
+  sql: Queryable,
+  input: { userId: string; key: string; usage: Usage; amounts: Partial<Amounts>; expiresInMs: number | null },
+): Promise<Usage | Refused> {
+  const { userId, usage, amounts } = input;
+  const totals = await insertReservation(sql, { ...input, day: usage });
+  if (!totals) {
+    const now = await getUsage(sql, userId);
+    await remember(deps, userId, now);
+    return { kind: findExcess(now, amounts) ?? KINDS.find((kind) => (amounts[kind] ?? 0) > 0)!, usage: now };
+  }
+  const { date: _, version, ...used } = totals;
+  const after = { ...usage, used, version };
+  if (KINDS.some((kind) => crosses(usage.limits[kind], used[kind] - (amounts[kind] ?? 0), used[kind])))
+    await notify(sql, "usage", userId);
+  return after;
+}
+
+export function isRefused(outcome: object): outcome is Refused {
+  return "kind" in outcome && "usage" in outcome;
+}
+
+/**
+ * Settles a reservation once, in the caller's transaction: `committed`, at `actual` where that differs, or `released`.
+ * Null when it had been settled, or given back, before.
+ */
+export async function settleUsage(
+  deps: UsageDeps,
+  sql: Queryable,
+  input: {
+    userId: string;
+    key: string;
+    status: "committed" | "released";
+    actual?: Partial<Amounts>;
+    cost?: Cost;
+  },
+): Promise<Settled | null> {
+  const settled = await settleReservation(sql, input);
+  if (!settled?.totals) return settled;
+  // Before the transaction commits: once it has, nobody may be refused any more because of what came back.
+  await keepTotals(deps, input.userId, settled.totals);
+  // A turn tells what it used at its end by itself.
+  if (settled.returned.textMessages === 0) await notify(sql, "usage", input.userId);
+  return settled;
+}
+
+/** The refusal as the caller is told: what was used of what, when it comes back, which plan has more. */
+export function renderRefusal({ kind, usage }: Refused): AppError {
+  return new AppError(kind === "textMessages" ? "RATE_LIMITED" : "voice_limit_reached", {
+    kind: USAGE_KINDS[kind],
+    limit: usage.limits[kind],
+    used: usage.used[kind],
+    reset_at: usage.resetAt.toISOString(),
+    retry_after: Math.max(1, Math.ceil((usage.resetAt.getTime() - Date.now()) / 1000)),
+    upgrade_to: usage.upgradeTo,
+  });
+}
+
+/** A user's day as a device is told of it. */
+export function renderUsageFrame({ used, limits, resetAt }: Usage) {
+  const amount = (kind: UsageKind) => ({ used: used[kind], limit: limits[kind] });
+  return {
+    type: "usage" as const,
+    text_messages: amount("textMessages"),
+    voice_input_seconds: amount("voiceInputSeconds"),
+    voice_output_seconds: amount("voiceOutputSeconds"),
+    tts_characters: amount("ttsCharacters"),
+    reset_at: resetAt.toISOString(),
+  };
+}
 
 /** What the user has used today of what the plan gives; with `days`, also the days before, newest first. */
 export async function readUsage(
   deps: Pick<Deps, "sql">,
   actor: Identity,
   input: { days: number | null },
-): Promise<{ today: UsageToday; history: DailyUse[] | null }> {
-  const today = await getUsageToday(deps.sql, actor.userId);
-  if (input.days === null) return { today, history: null };
-  return { today, history: await listDailyUse(deps.sql, { userId: actor.userId, date: today.date, days: input.days }) };
+): Promise<{ today: Usage; assistants: { used: number; limit: number }; history: DailyUse[] | null }> {
+  const [today, assistants] = await Promise.all([
+    getUsage(deps.sql, actor.userId),
+    getAssistantUse(deps.sql, actor.userId),
+  ]);
+  const { userId } = actor;
+  const history =
+    input.days === null ? null : await listDailyUse(deps.sql, { userId, date: today.date, days: input.days });
+  return { today, assistants, history };
+}
+
+/** A user's plan has changed, on whatever process. */
+export async function planChanged(deps: Pick<Deps, "redis">, userId: string): Promise<void> {
+  await forgetPlan(deps.redis, userId);
+}
+
+/** Gives back what was reserved for work that can't be going on any more: its process died. Every process does it. */
+export function startUsageSweeper(deps: UsageDeps & Pick<Deps, "log">) {
+  return startLoop({
+    name: "usage sweeper",
+    debounceMs: 10,
+    maxWaitMs: 100,
+    resyncMs: SWEEP_MS,
+    backoffMs: 1_000,
+    log: deps.log,
+    run: async () => {
+      for (const found of await listExpiredReservations(deps.sql, { limit: SWEEP_AT_ONCE })) {
+        const settled = await deps.sql.begin((sql) => settleUsage(deps, sql, { ...found, status: "released" }));
+        if (settled) deps.log.info({ user_id: found.userId }, "gave back what was reserved for lost work");
+      }
+    },
+  });
+}
+
+async function remember(deps: UsageDeps, userId: string, usage: Usage): Promise<void> {
+  await keepPlan(deps, userId, usage);
+  await keepTotals(deps, userId, { ...usage.used, date: usage.date, version: usage.version });
+}
+
+function findExcess({ used, limits }: Usage, amounts: Partial<Amounts>): UsageKind | undefined {
+  return KINDS.find((kind) => used[kind] + (amounts[kind] ?? 0) > limits[kind] && (amounts[kind] ?? 0) > 0);
+}
+
+/** Whether a total has come to four fifths of its limit, or to the limit, just now. */
+function crosses(limit: number, before: number, after: number): boolean {
+  return [Math.ceil(limit * 0.8), limit].some((mark) => before < mark && after >= mark);
 }

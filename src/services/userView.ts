@@ -1,5 +1,5 @@
 import type { Profile } from "../db/profiles.ts";
-import type { DailyUse, UsageToday } from "../db/usage.ts";
+import type { DailyUse, Usage } from "../db/usage.ts";
 import type { User } from "../db/users.ts";
 
 /** A person as the API shows them. */
@@ -27,18 +27,19 @@ export function renderProfile(profile: Profile) {
 }
 
 /** Today's use as the contract shows it. */
-export function renderUsage({ limits, ...today }: UsageToday) {
+export function renderUsage(today: Usage, assistants: { used: number; limit: number }) {
   const amount = (used: number, limit: number) => ({ used, limit, remaining: Math.max(0, limit - used) });
+  const { used, limits } = today;
   return {
     date: today.date,
     timezone: today.timezone,
     reset_at: today.resetAt.toISOString(),
     plan: today.plan,
-    text_messages: amount(today.textMessages, limits.textMessages),
-    voice_input_seconds: amount(today.voiceInputSeconds, limits.voiceInputSeconds),
-    voice_output_seconds: amount(today.voiceOutputSeconds, limits.voiceOutputSeconds),
-    tts_characters: amount(today.ttsCharacters, limits.ttsCharacters),
-    assistants: amount(today.assistants, limits.assistants),
+    text_messages: amount(used.textMessages, limits.textMessages),
+    voice_input_seconds: amount(used.voiceInputSeconds, limits.voiceInputSeconds),
+    voice_output_seconds: amount(used.voiceOutputSeconds, limits.voiceOutputSeconds),
+    tts_characters: amount(used.ttsCharacters, limits.ttsCharacters),
+    assistants: amount(assistants.used, assistants.limit),
   };
 }
 

@@ -1,6 +1,6 @@
 import { findAssistant } from "../../src/db/assistants.ts";
 import { findRunningTurn } from "../../src/db/turns.ts";
-import { getTextUsage } from "../../src/db/usage.ts";
+import { getUsage } from "../../src/db/usage.ts";
 import type { ServerFrame } from "../../src/protocol/chat.ts";
 import { handleFrame } from "../../src/routes/chatFrames.ts";
 import type { Peer } from "../../src/services/chatRooms.ts";
@@ -93,7 +93,7 @@ export class Connection {
     const key = { userId: this.device.userId, assistantId: this.device.assistantId };
     try {
       const assistant = await findAssistant(deps.sql, { userId: key.userId, id: key.assistantId });
-      await getTextUsage(deps.sql, key.userId);
+      await getUsage(deps.sql, key.userId);
       const turn = await findRunningTurn(deps.sql, key);
       if (this.gone || !assistant || this.process.stopping) return this.sendAway();
       const seq = Math.min(this.afterSeq, assistant.lastSeq);

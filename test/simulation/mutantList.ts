@@ -12,11 +12,11 @@ export const mutants: Mutant[] = [
     changes: [
       [
         "return deps.sql.begin(async (sql) => {\n    // Statements",
-        "const early = Promise.withResolvers<Accepted | AppError>();\n  const work = async (sql: Queryable) => {\n    // Statements",
+        "const early = Promise.withResolvers<Accepted | Refused | AppError>();\n  const work = async (sql: Queryable) => {\n    // Statements",
       ],
       [
-        "limit: usage.limit }, claimed };\n  });",
-        "limit: usage.limit }, claimed };\n  };\n" +
+        "repeated: false, usage, claimed };\n  });",
+        "repeated: false, usage, claimed };\n  };\n" +
           "  deps.sql.begin(async (sql) => {\n    const outcome = await work(sql);\n    early.resolve(outcome);\n  }).catch(early.reject);\n" +
           "  return early.promise;",
       ],
@@ -109,7 +109,9 @@ export const mutants: Mutant[] = [
   {
     name: "the quota is read, then written",
     file: "db/usage.ts",
-    changes: [["\n        where d.text_messages + 1 <= ${day.limit}", ""]],
+    changes: [
+      ["(excluded.text_messages = 0 or d.text_messages + excluded.text_messages <= ${limits.textMessages})", "true"],
+    ],
   },
   {
     name: "a late device gets the running answer from where it is",

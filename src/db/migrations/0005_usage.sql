@@ -1,0 +1,49 @@
+-- When a day ends in a time zone: the first instant of a later date there. Where clocks go back across midnight, that date
+-- begins twice and Postgres answers the second time; where they go forward at midnight it answers the first instant after.
+create function end_of_day(day date, zone text) returns timestamptz language sql stable as $$
+  select case when ((t - interval '1 hour') at time zone zone)::date > day then t - interval '1 hour' else t end
+  from (select (day + 1)::timestamp at time zone zone as t) midnight
+$$;
+
+-- The day that was running when the time zone was last changed. It keeps its end; the new zone counts from then on.
+alter table users
+  add column kept_day date,
+  add column kept_day_ends_at timestamptz;
+
+-- A user's own day at a moment. No date comes twice, whatever the zone is changed to: after a kept day comes the next date
+-- at the earliest, also where it is still the kept one's date (then it is that much longer, as it was shorter on the way
+-- there).
+create function day_of(person users, moment timestamptz) returns table (date date, reset_at timestamptz) language sql stable as $$
+  select d, case when kept then person.kept_day_ends_at else end_of_day(d, person.timezone) end
+  from (select coalesce(moment < person.kept_day_ends_at, false) as kept) k
+  cross join lateral (
+    select case when kept then person.kept_day
+      else greatest((moment at time zone person.timezone)::date, person.kept_day + 1) end as d) x
+$$;
+
+-- The number of a day's last change: of two readings of its totals the higher one is the later.
+alter table daily_usage add column version integer not null default 1;
+
+-- One reservation may take of several kinds: a row each, under one key. `expires_at`: when it is given back by whoever finds
+-- it, because its work can't be going on any more; null where a turn's end settles it.
+alter table usage_logs
+  drop constraint usage_logs_kind_check,
+  add constraint usage_logs_kind_check
+    check (kind in ('text_messages', 'voice_input_seconds', 'voice_output_seconds', 'tts_characters')),
+  drop constraint usage_logs_idempotency_key_key,
+  add constraint usage_logs_key unique (idempotency_key, kind),
+  add column plan text,
+  add column model text,
+  add column expires_at timestamptz;
+create index usage_logs_expiry on usage_logs (expires_at) where status = 'reserved' and expires_at is not null;
+create index usage_logs_day on usage_logs (date);
+
+-- Whoever changes a plan, and however: every process hears of it and forgets what it knew.
+create function tell_plan_change() returns trigger language plpgsql as $$
+begin
+  perform pg_notify('reef', json_build_object('kind', 'plan', 'id', coalesce(new.user_id, old.user_id))::text);
+  return null;
+end
+$$;
+create trigger subscriptions_tell after insert or update or delete on subscriptions
+  for each row execute function tell_plan_change();

@@ -1,0 +1,39 @@
+import { z } from "zod";
+
+const usd = z.number().min(0).max(1_000_000);
+
+/** What a model costs us, in USD: per million tokens, per minute heard, per million characters spoken. */
+export const priceTable = z.record(
+  z.string().min(1),
+  z.strictObject({
+    input: usd.optional(),
+    cachedInput: usd.optional(),
+    output: usd.optional(),
+    minute: usd.optional(),
+    characters: usd.optional(),
+  }),
+);
+export type PriceTable = z.infer<typeof priceTable>;
+
+/** OpenAI's list prices of November 2026 (openai.com/api/pricing). */
+export const LIST_PRICES: PriceTable = {
+  "gpt-5-nano": { input: 0.05, cachedInput: 0.005, output: 0.4 },
+  "whisper-1": { minute: 0.006 },
+  "gpt-4o-transcribe": { minute: 0.006 },
+  "gpt-4o-mini-transcribe": { minute: 0.003 },
+  "tts-1": { characters: 15 },
+  "tts-1-hd": { characters: 30 },
+};
+
+/** What so much of a model costs, in micro-USD, rounded up; null for a model that the table does not have. */
+export function estimateCost(
+  prices: PriceTable,
+  model: string,
+  amount: { seconds?: number; characters?: number },
+): number | null {
+  const price = prices[model];
+  if (!price) return null;
+  const { seconds = 0, characters = 0 } = amount;
+  // Per million characters in USD is per character in micro-USD.
+  return Math.ceil((seconds / 60) * (price.minute ?? 0) * 1_000_000 + characters * (price.characters ?? 0));
+}
