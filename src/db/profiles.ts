@@ -32,8 +32,8 @@ export async function updateProfile(
       avatar_url = case when ${input.avatarUrl !== undefined}::boolean then ${input.avatarUrl ?? null}::text else avatar_url end,
       timezone = coalesce(${zone}::text, timezone),
       timezone_changed_at = case when ${zone}::text <> timezone then now() else timezone_changed_at end,
-      kept_day = case when ${zone}::text <> timezone then (day_of(users, now())).date else kept_day end,
-      kept_day_ends_at = case when ${zone}::text <> timezone then (day_of(users, now())).reset_at else kept_day_ends_at end,
+      kept_day = case when ${zone}::text <> timezone then (select day.date from day_of(users, now()) day) else kept_day end,
+      kept_day_ends_at = case when ${zone}::text <> timezone then (select reset_at from day_of(users, now())) else kept_day_ends_at end,
       updated_at = now()
     where id = ${input.userId} and (${zone}::text is null or timezone = ${zone}::text
       or timezone_changed_at is null or timezone_changed_at <= now() - interval '24 hours')

@@ -207,7 +207,7 @@ test("an idempotent change of a password keeps no hash that could be guessed", a
 
 test("usage: today beside the plan's limits; the history newest first, days without use included", async () => {
   const user = await makeUser(reef);
-  await put(user, { timezone: "Pacific/Kiritimati" });
+  await reef.sql`update users set timezone = 'Pacific/Kiritimati' where id = ${user.id}`;
   const { id } = await makeAssistant(user);
   const zero = (limit: number) => ({ used: 0, limit, remaining: limit });
   const fresh = await user.call("GET", "/api/user/usage");

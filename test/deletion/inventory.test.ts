@@ -27,7 +27,7 @@ const OURS = new Set(
   refresh_tokens.revoked_reason subscriptions.plan subscriptions.status subscriptions.source identities.provider
   one_time_tokens.kind outbox.template assistants.gateway_id assistants.agent_id assistants.voice assistants.model
   assistants.status assistants.state assistants.purge_step turns.gateway_id turns.status messages.role messages.finish
-  usage_logs.kind usage_logs.status account_deletions.step account_deletions.last_error
+  usage_logs.kind usage_logs.status usage_logs.plan usage_logs.model account_deletions.step account_deletions.last_error
   account_deletions.recipient account_deletions.provider_tokens`.split(/\s+/),
 );
 

@@ -105,7 +105,8 @@ export class SimulatedProcess implements Owner {
     else if (kind === "message") {
       const [assistantId = "", seq = "0"] = id.split(":");
       this.hub.messageStored(assistantId, Number(seq));
-    } else if (kind === "assistant") {
+    } else if (kind === "usage") void this.hub.usageChanged(id);
+    else if (kind === "assistant") {
       this.hub.assistantChanged(id);
       this.engine.wake();
     }

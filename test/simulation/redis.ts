@@ -39,6 +39,9 @@ export class SimulatedRedis {
     const redis = {
       set: (key: string, text: string) => ask("redis", "set", () => void this.texts.set(key, text)),
       get: (key: string) => ask("redis", "get", () => this.texts.get(key) ?? null),
+      del: (key: string) => ask("redis", "del", () => Number(this.texts.delete(key))),
+      eval: (_: string, __: number, key: string, ...args: string[]) =>
+        ask("redis", "eval", () => (args.length === 1 ? this.readDay(key, args[0]!) : this.keepTotals(key, args))),
       publish: (channel: string, payload: string) => ask("redis", "publish", () => this.publish(channel, payload)),
       pipeline: () => {
         const waiting: [string, string][] = [];
@@ -56,6 +59,20 @@ export class SimulatedRedis {
         ask("subscriber", "unsubscribe", () => void subscriber.channels.delete(channel)),
     };
     return { redis, subscriber: listening } as unknown as Pick<Deps, "redis" | "subscriber">;
+  }
+
+  // The two scripts of services/usageCache.ts. Nothing runs out of its time here: a wrong "full" would stay.
+  private readDay(planKey: string, totalsPrefix: string): (string | null)[] {
+    const plan = this.texts.get(planKey) ?? null;
+    if (plan === null) return [null, null];
+    return [plan, this.texts.get(totalsPrefix + (JSON.parse(plan) as { date: string }).date) ?? null];
+  }
+
+  private keepTotals(key: string, [totals = "{}", version]: (string | number)[]): number {
+    const held = this.texts.get(key);
+    if (held && (JSON.parse(held) as { version: number }).version > Number(version)) return 0;
+    this.texts.set(key, String(totals));
+    return 1;
   }
 
   private ask<T>(owner: Owner, connection: string, label: string, act: () => T): Promise<T> {
