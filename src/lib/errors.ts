@@ -12,6 +12,7 @@ export const ERRORS = {
   message_too_long: { status: 400, message: "A message has at most 32,000 characters; send it in parts." },
   weak_password: { status: 400, message: "This password is too easy to guess; choose another one." },
   token_invalid: { status: 400, message: "This link is not valid any more; ask for a new one." },
+  unsupported_audio: { status: 400, message: "This audio can't be read; send m4a, mp3, wav, webm, ogg or flac." },
   password_required: { status: 400, message: "Give your password, or a fresh sign-in with Apple or Google." },
   unauthorized: { status: 401, message: "Sign in: a valid access token is needed." },
   token_expired: { status: 401, message: "The access token has expired; refresh it." },
@@ -65,6 +66,7 @@ export const ERRORS = {
   },
   provider_not_configured: { status: 503, message: "This way to sign in is not offered here." },
   provider_unavailable: { status: 503, message: "Apple or Google can't be reached right now; try again in a moment." },
+  voice_unavailable: { status: 503, message: "Voice is not available right now; try again in a moment." },
   service_unavailable: { status: 503, message: "The service is not ready; try again in a moment." },
 } as const satisfies Record<string, { status: number; message: string }>;
 
