@@ -7,12 +7,13 @@ const DEADLINE_MS = 10_000;
 const BUDGET_SHARE = 0.8;
 /** Recordings that are heard side by side, so that a word needn't wait for an hour; each is a copy in memory. */
 const MAX_RUNNING = 4;
+const COPY_BYTES = 1024 * 1024;
 
 /** Listens to recordings in a thread of its own. */
 export interface AudioInspector {
   /**
    * Whether somebody may be speaking: false for silence and for the faint noise of a room. Always answers within the
-   * deadline, and true whenever it can't be told; whoever transcribes decides then. The bytes are copied.
+   * deadline, and true whenever it can't be told; whoever transcribes decides then. The bytes are copied, and must not change before the answer.
    */
   hasSpeechEnergy(bytes: Uint8Array, format: AudioFormat): Promise<boolean>;
   /** Ends the thread; who still waits is answered true. */
@@ -25,6 +26,16 @@ interface Job {
   format: AudioFormat;
   askedAt: number;
   answer(hasSpeech: boolean): void;
+}
+
+/** A copy for the thread, made in turns: fresh memory for 25 MB at once takes longer than others should wait. */
+async function copyOf(bytes: Uint8Array): Promise<Uint8Array<ArrayBuffer>> {
+  const copy = new Uint8Array(bytes.length);
+  for (let at = 0; at < bytes.length; at += COPY_BYTES) {
+    if (at > 0) await new Promise((resolve) => setImmediate(resolve));
+    copy.set(bytes.subarray(at, at + COPY_BYTES), at);
+  }
+  return copy;
 }
 
 /** The thread is started by the first question, and again after it was stuck; an idle one doesn't keep the process. */
@@ -56,13 +67,17 @@ export function createAudioInspector({ deadlineMs = DEADLINE_MS } = {}): AudioIn
     while (!isClosed && waiting.length > 0 && running.size < MAX_RUNNING) {
       const job = waiting.shift()!;
       running.set(job.id, job);
-      worker ??= start();
-      const budgetMs = (job.askedAt + deadlineMs - performance.now()) * BUDGET_SHARE;
-      // A copy also of a Buffer, whose own slice is a view.
-      const bytes = new Uint8Array(job.bytes);
-      const question: SpeechQuestion = { id: job.id, bytes, format: job.format, budgetMs };
-      worker.postMessage(question, [bytes.buffer]);
+      send(job).catch(() => job.answer(true));
     }
+  };
+  const send = async (job: Job) => {
+    const bytes = await copyOf(job.bytes);
+    // Given up meanwhile, or closed.
+    if (!running.has(job.id)) return;
+    worker ??= start();
+    const budgetMs = (job.askedAt + deadlineMs - performance.now()) * BUDGET_SHARE;
+    const question: SpeechQuestion = { id: job.id, bytes, format: job.format, budgetMs };
+    worker.postMessage(question, [bytes.buffer]);
   };
   const giveUp = (job: Job) => {
     // Running for so long means stuck inside a decoder: nothing else ends that.
