@@ -13,7 +13,8 @@ const COPY_BYTES = 1024 * 1024;
 export interface AudioInspector {
   /**
    * Whether somebody may be speaking: false for silence and for the faint noise of a room. Always answers within the
-   * deadline, and true whenever it can't be told; whoever transcribes decides then. The bytes are copied, and must not change before the answer.
+   * deadline, and true whenever it can't be told; whoever transcribes decides then. The bytes are copied, and must not
+   * change before the answer.
    */
   hasSpeechEnergy(bytes: Uint8Array, format: AudioFormat): Promise<boolean>;
   /** Ends the thread; who still waits is answered true. */
