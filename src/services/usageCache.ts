@@ -7,8 +7,8 @@ import type { Deps } from "../deps.ts";
  * What Redis remembers of a user's day, only to say a cheap "no" to somebody who has used it up; never a "yes".
  * `plan:{userId}`: the plan's limits and the day in force, for five minutes. When the plan changes it is an empty text for a
  * while, so that whoever read the plan before can't bring it back.
- * `ratelimit:{userId}:{date}`: the totals and limits by which Postgres has just refused something; after something came back
- * only the number of that change, and nobody is refused by it.
+ * `ratelimit:{userId}:{date}`: the totals by which Postgres has just refused something; after something came back only the
+ * number of that change, and nobody is refused by it.
  * Both are written while the day's row is locked, so in the order of what they say. What reaches Redis late all the same (its
  * sender gave up waiting and went on) has a lower `version` than what came after it, and changes nothing.
  */
@@ -39,7 +39,7 @@ const planSchema = z.object({
   ttsModel: z.string(),
   limits: amounts,
 });
-const refusalSchema = z.object({ version: z.number(), used: amounts, limits: amounts });
+const refusalSchema = z.object({ version: z.number(), used: amounts });
 
 const READ = `
 local plan = redis.call('get', KEYS[1])
@@ -73,10 +73,7 @@ export async function findRefusedDay(deps: CacheDeps, userId: string): Promise<U
     if (!plan || !totals) return null;
     const day = planSchema.parse(JSON.parse(plan));
     const refusal = refusalSchema.safeParse(JSON.parse(totals)).data;
-    if (!refusal || day.resetAt.getTime() <= clock.now()) return null;
-    // The two may be of different moments, between which the plan changed.
-    if (JSON.stringify(refusal.limits) !== JSON.stringify(day.limits)) return null;
-    return { ...day, active: true, used: refusal.used, version: refusal.version };
+    return refusal && day.resetAt.getTime() > clock.now() ? { ...day, active: true, ...refusal } : null;
   } catch {
     return null;
   }
@@ -88,7 +85,7 @@ export async function keepRefusal(deps: CacheDeps, userId: string, usage: Usage)
   const lifeMs = Math.ceil(Math.min(PLAN_MS, usage.resetAt.getTime() - deps.clock.now()));
   if (lifeMs <= 0) return;
   const keys = [planKey(userId), dayKey(userId, usage.date)];
-  const refusal = JSON.stringify({ version, used, limits: usage.limits });
+  const refusal = JSON.stringify({ version, used });
   const args = [JSON.stringify(plan), lifeMs, refusal, TOTALS_MS, version];
   await deps.redis.eval(KEEP_REFUSAL, keys.length, ...keys, ...args).catch(() => 0);
 }

@@ -1,24 +1,27 @@
-import type { Sql } from "../../src/db/connect.ts";
-import type { Amounts } from "../../src/db/usage.ts";
 import { createRandom } from "../simulation/random.ts";
-import { KINDS, none } from "./model.ts";
-import { OPEN_AT_ONCE, type UsageProcess } from "./process.ts";
+import { lateRefusal, lateUpgrade, overrun, untoldReturn } from "./scenes.ts";
 import { Violation, Run, type Lane } from "./run.ts";
+import {
+  changeLimits,
+  changePlan,
+  drain,
+  emptyRedis,
+  finishOne,
+  kill,
+  letTimePass,
+  LIMITS,
+  mendNetwork,
+  probe,
+  reserve,
+  restartRedis,
+  resume,
+  setLimits,
+  settle,
+  sweep,
+  troubleNetwork,
+} from "./steps.ts";
 
 const PROCESSES = 2;
-/** Small, so that they are met all the time. */
-export const LIMITS: Record<string, Amounts> = {
-  free: { textMessages: 4, voiceInputSeconds: 9, voiceOutputSeconds: 9, ttsCharacters: 20 },
-  pro: { textMessages: 6, voiceInputSeconds: 15, voiceOutputSeconds: 12, ttsCharacters: 35 },
-  premium: { textMessages: 9, voiceInputSeconds: 25, voiceOutputSeconds: 20, ttsCharacters: 60 },
-};
-
-export async function setLimits(sql: Sql, plan: string, limits: Amounts): Promise<void> {
-  await sql`update plan_limits set text_messages = ${limits.textMessages},
-    voice_input_seconds = ${limits.voiceInputSeconds}, voice_output_seconds = ${limits.voiceOutputSeconds},
-    tts_characters = ${limits.ttsCharacters} where plan = ${plan}`;
-}
-
 /** One run of `steps` steps; what happened in it, counted. Throws a Violation that names the seed and the last steps. */
 export async function explore(lane: Lane, seed: number, steps: number): Promise<Record<string, number>> {
   const random = createRandom("usage", seed);
@@ -34,177 +37,52 @@ export async function explore(lane: Lane, seed: number, steps: number): Promise<
     await finish(run);
     return run.counts;
   } catch (error) {
-    if (!(error instanceof Violation)) throw error;
-    throw new Violation(`seed ${seed}, step ${trace.length}: ${error.message}\n  ${trace.slice(-25).join("\n  ")}`);
+    const what = error instanceof Violation ? error.message : error instanceof Error ? error.stack : String(error);
+    throw new Violation(`seed ${seed}, step ${trace.length}: ${what}\n  ${trace.slice(-25).join("\n  ")}`);
   } finally {
     await run.end();
   }
 }
 
-/** What may happen next, by how often it should. */
-const ACTIONS: [weight: number, act: (run: Run) => Promise<string | null> | string | null][] = [
-  [30, reserve],
-  [9, settle],
-  [80, resume],
-  [2, sweep],
-  [1.5, changePlan],
-  [0.5, changeLimits],
-  [1, emptyRedis],
-  [2, troubleNetwork],
-  [12, mendNetwork],
-  [0.7, restartRedis],
-  [0.7, kill],
-  [3, letTimePass],
+type Action = (run: Run) => Promise<string | null> | string | null;
+
+/** What may happen next, by how often it should; the second number where somebody is just about to tell Redis. */
+const ACTIONS: [weight: number, telling: number, act: Action][] = [
+  [16, 8, reserve],
+  [14, 14, probe],
+  [7, 7, settle],
+  [30, 10, resume],
+  [20, 20, finishOne],
+  [2, 2, sweep],
+  [1.5, 8, changePlan],
+  [0.5, 1, changeLimits],
+  [0.7, 2, emptyRedis],
+  [3, 3, troubleNetwork],
+  [5, 5, mendNetwork],
+  [0.5, 1, restartRedis],
+  [0.5, 1, kill],
+  [4, 0, letTimePass],
+  [0.6, 0.6, lateRefusal],
+  [0.6, 0.6, lateUpgrade],
+  [0.6, 0.6, untoldReturn],
+  [0.6, 0.6, overrun],
 ];
 
 async function act(run: Run): Promise<string> {
   for (;;) {
-    const [, chosen] = run.random.weighted(ACTIONS, ([weight]) => weight);
+    const telling = run.isOnItsWay();
+    const [, , chosen] = run.random.weighted(ACTIONS, ([usual, then]) => (telling ? then : usual));
     const done = await chosen(run);
     if (done !== null) return done;
   }
 }
 
-function freeProcess(run: Run): UsageProcess | null {
-  const open = (process: UsageProcess) => run.tasks.filter((task) => task.process === process).length;
-  const free = run.processes.filter((process) => open(process) < OPEN_AT_ONCE);
-  return free.length === 0 ? null : run.random.pick(free);
-}
-
-function pickAmounts({ random }: Run, most: Amounts): Partial<Amounts> {
-  const chosen = KINDS.filter(() => random.chance(0.4));
-  const kinds = chosen.length === 0 ? [random.pick(KINDS)] : chosen;
-  return Object.fromEntries(
-    kinds.map((kind) => [kind, kind === "textMessages" ? 1 : random.int(1, Math.ceil(most[kind] / 2))]),
-  );
-}
-
-function reserve(run: Run): string | null {
-  const process = freeProcess(run);
-  if (!process) return null;
-  const { random } = run;
-  const amounts = random.chance(0.6) ? { textMessages: 1 } : pickAmounts(run, LIMITS["free"]!);
-  const expiresInMs = random.chance(0.5) ? random.int(1, 20) * 1000 : null;
-  run.reserve(process, amounts, { expiresInMs, abort: random.chance(0.05) });
-  return `reserve ${JSON.stringify(amounts)} in ${process.name.slice(-1)}`;
-}
-
-function settle(run: Run): string | null {
-  const process = freeProcess(run);
-  const keys = run.model.keys();
-  if (!process || keys.length === 0) return null;
-  const { random } = run;
-  // Mostly one of the last; now and then one that was settled long ago.
-  const key = random.chance(0.8) ? random.pick(keys.slice(-8)) : random.pick(keys);
-  const actual = Object.fromEntries(
-    KINDS.filter(() => random.chance(0.4)).map((kind) => [kind, random.chance(0.2) ? 0 : random.int(0, 12)]),
-  );
-  const how = random.pick([
-    { status: "released" as const },
-    { status: "committed" as const },
-    { status: "committed" as const, actual: { ...none(), ...actual } },
-    { status: "committed" as const, actual },
-  ]);
-  run.settle(process, key, { ...how, abort: random.chance(0.1) });
-  return `settle ${key.slice(-6)} ${JSON.stringify(how)} in ${process.name.slice(-1)}`;
-}
-
-async function resume(run: Run): Promise<string | null> {
-  const paused = run.tasks.filter((task) => task.place !== null);
-  if (paused.length === 0) return null;
-  const task = run.random.pick(paused);
-  const from = task.place;
-  await run.resume(task);
-  return `${task.name} in ${task.process.name.slice(-1)}: ${from} → ${task.over ? "over" : (task.place ?? "waits")}`;
-}
-
-function sweep(run: Run): string | null {
-  const process = freeProcess(run);
-  if (!process) return null;
-  run.sweep(process);
-  return `sweep in ${process.name.slice(-1)}`;
-}
-
-async function changePlan(run: Run): Promise<string> {
-  const plan = run.random.pick(["free", "pro", "premium"]);
-  await run.changePlan((sql) =>
-    sql.begin(async (tx) => {
-      await tx`delete from subscriptions where user_id = ${run.userId}`;
-      await tx`insert into subscriptions (user_id, plan) values (${run.userId}, ${plan})`;
-    }),
-  );
-  return `plan ${plan}`;
-}
-
-async function changeLimits(run: Run): Promise<string> {
-  const plan = run.random.pick(Object.keys(LIMITS));
-  const textMessages = LIMITS[plan]!.textMessages + run.random.int(-2, 3);
-  await run.changePlan((sql) => setLimits(sql, plan, { ...LIMITS[plan]!, textMessages }));
-  return `${plan} has ${textMessages} messages`;
-}
-
-async function emptyRedis(run: Run): Promise<string> {
-  await run.emptyRedis();
-  return "Redis is emptied";
-}
-
-function troubleNetwork(run: Run): string | null {
-  const well = run.processes.filter((process) => process.redis.status === "ready" && !process.frozen);
-  if (well.length === 0) return null;
-  const process = run.random.pick(well);
-  const freeze = run.random.chance(0.6);
-  if (freeze) process.freeze();
-  else process.cut();
-  return `Redis is ${freeze ? "silent" : "out of reach"} for ${process.name.slice(-1)}`;
-}
-
-async function mendNetwork(run: Run): Promise<string | null> {
-  const ill = run.processes.filter((process) => process.redis.status !== "ready" || process.frozen);
-  if (ill.length === 0) return null;
-  const process = run.random.pick(ill);
-  await process.mend();
-  return `Redis is there again for ${process.name.slice(-1)}`;
-}
-
-/** Stopped and started again: what it knew and what was on its way is lost. */
-async function restartRedis(run: Run): Promise<string> {
-  for (const process of run.processes) process.cut();
-  await run.emptyRedis();
-  for (const process of run.processes) await process.mend();
-  return "Redis is restarted";
-}
-
-async function kill(run: Run): Promise<string> {
-  const process = run.random.pick(run.processes);
-  await run.replace(process);
-  return `${process.name.slice(-1)} is killed`;
-}
-
-async function letTimePass(run: Run): Promise<string | null> {
-  const drain = run.random.chance(0.5);
-  if (run.tasks.length > 0 && !drain) return null;
-  for (const process of run.processes) if (process.frozen) await process.mend();
-  while (run.tasks.length > 0) {
-    await resume(run);
-    await run.look();
-  }
-  const ms = run.random.pick([2_000, 6_000, 11_000, 70_000, 310_000]);
-  await run.letTimePass(ms);
-  return `${ms / 1000} s pass`;
-}
-
 /** Everything that was begun ends, every reservation runs out: then a sweep, of whatever process, leaves nothing. */
 async function finish(run: Run): Promise<void> {
   for (const process of run.processes) await process.mend();
-  const drain = async () => {
-    while (run.tasks.length > 0) {
-      await resume(run);
-      await run.look();
-    }
-  };
-  await drain();
+  await drain(run);
   await run.letTimePass(310_000);
   run.sweep(run.random.pick(run.processes));
-  await drain();
+  await drain(run);
   await run.lookForExpired();
 }

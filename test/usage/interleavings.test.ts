@@ -8,8 +8,8 @@ import { Violation, type Lane } from "./run.ts";
 /** Another beginning, more runs or longer ones: by hand, in the environment. */
 const number = (name: string, usual: number) => Number(process.env[name] ?? usual);
 const FIRST_SEED = number("USAGE_SEED", 1);
-const RUNS = number("USAGE_RUNS", 30);
-const STEPS = number("USAGE_STEPS", 300);
+const RUNS = number("USAGE_RUNS", 24);
+const STEPS = number("USAGE_STEPS", 200);
 const LANES = 5;
 
 const lanes: Lane[] = [];

@@ -1,8 +1,15 @@
 import type { Redis } from "ioredis";
 import type { Sql } from "../../src/db/connect.ts";
-import { getUsage, USAGE_KINDS, type Amounts, type UsageKind } from "../../src/db/usage.ts";
+import { getUsage, USAGE_KINDS, type Amounts } from "../../src/db/usage.ts";
 import { newId } from "../../src/lib/ids.ts";
-import { findCheapRefusal, isRefused, reserveUsage, settleUsage, sweepReservations } from "../../src/services/usage.ts";
+import {
+  findCheapRefusal,
+  isRefused,
+  reserveUsage,
+  settleUsage,
+  sweepReservations,
+  type Refused,
+} from "../../src/services/usage.ts";
 import { TOTALS_MS } from "../../src/services/usageCache.ts";
 import type { Random } from "../simulation/random.ts";
 import { KINDS, Model, none } from "./model.ts";
@@ -27,9 +34,8 @@ interface Verdict {
   amounts: Partial<Amounts>;
   /** The day after a grant; null: refused. */
   after: Amounts | null;
-  /** Which does not fit, and who says so. */
-  kind?: UsageKind;
-  by?: "redis" | "postgres";
+  refused?: Refused;
+  by: "redis" | "postgres";
 }
 
 export class Violation extends Error {}
@@ -82,24 +88,24 @@ export class Run {
     await this.addProcess();
   }
 
-  reserve(process: UsageProcess, amounts: Partial<Amounts>, how: { expiresInMs: number | null; abort: boolean }): void {
+  reserve(process: UsageProcess, amounts: Partial<Amounts>, how: { expiresInMs: number | null; abort: boolean }): Task {
     const key = newId();
     const { userId } = this;
-    this.begin("reserve", process, async (task) => {
+    return this.begin("reserve", process, async (task) => {
       const since = this.moments.length - 1;
       const cheap = await findCheapRefusal(task.deps, userId, amounts);
-      if (cheap) return void this.verdicts.push({ since, amounts, after: null, kind: cheap.kind, by: "redis" });
+      if (cheap) return void this.verdicts.push({ since, amounts, after: null, refused: cheap, by: "redis" });
       let limits = none();
       await this.transaction(task, how.abort, async (sql) => {
         const usage = await getUsage(sql, userId);
         await task.pause("day read");
         const outcome = await reserveUsage(task.deps, sql, { userId, key, usage, amounts, ...how });
         if (isRefused(outcome)) {
-          this.verdicts.push({ since, amounts, after: null, kind: outcome.kind, by: "postgres" });
+          this.verdicts.push({ since, amounts, after: null, refused: outcome, by: "postgres" });
           return false;
         }
         limits = outcome.limits;
-        if (!how.abort) this.verdicts.push({ since, amounts, after: outcome.used });
+        if (!how.abort) this.verdicts.push({ since, amounts, after: outcome.used, by: "postgres" });
         return true;
       }).then((done) => done && this.model.reserve(key, amounts, limits, how.expiresInMs !== null));
     });
@@ -109,9 +115,9 @@ export class Run {
     process: UsageProcess,
     key: string,
     how: { status: "committed" | "released"; actual?: Partial<Amounts>; abort: boolean },
-  ): void {
+  ): Task {
     const { userId } = this;
-    this.begin("settle", process, async (task) => {
+    return this.begin("settle", process, async (task) => {
       let returned: Amounts | null = null;
       const done = await this.transaction(task, how.abort, async (sql) => {
         returned = (await settleUsage(task.deps, sql, { userId, key, ...how }))?.returned ?? null;
@@ -220,9 +226,11 @@ export class Run {
     await this.lane.redis.del(...(await this.keys()));
   }
 
-  private begin(name: string, process: UsageProcess, body: (task: Task) => Promise<void>): void {
+  private begin(name: string, process: UsageProcess, body: (task: Task) => Promise<void>): Task {
     this.count(name);
-    this.tasks.push(new Task(name, process, body));
+    const task = new Task(name, process, body);
+    this.tasks.push(task);
+    return task;
   }
 
   private async transaction(task: Task, abort: boolean, work: (sql: Sql) => Promise<boolean>): Promise<boolean> {
@@ -245,7 +253,7 @@ export class Run {
     }
   }
 
-  private judge({ since, amounts, after, kind, by }: Verdict): void {
+  private judge({ since, amounts, after, refused, by }: Verdict): void {
     const moments = this.moments.slice(since);
     const wanted = KINDS.filter((one) => (amounts[one] ?? 0) > 0);
     if (after) {
@@ -254,8 +262,10 @@ export class Run {
       throw new Violation(`more than the limit: ${JSON.stringify({ amounts, after, moments })}`);
     }
     this.count(`refused by ${by}`);
-    if (wanted.includes(kind!) && moments.some(({ used, limits }) => used[kind!] + amounts[kind!]! > limits[kind!]))
-      return;
+    const { kind, usage } = refused!;
+    const full = (day: Moment) => day.used[kind] + (amounts[kind] ?? 0) > day.limits[kind];
+    this.demand([wanted.includes(kind), full(usage)], [true, true], `what a refusal by ${by} says`);
+    if (moments.some(full)) return;
     if (by === "redis" && this.clockMs < this.staleUntilMs) return this.count("refused too late, as allowed");
     throw new Violation(`refused below the limit by ${by}: ${JSON.stringify({ amounts, kind, moments })}`);
   }
@@ -276,7 +286,7 @@ export class Run {
   }
 
   /** Whether something that Redis is told may come after what is done now. */
-  private isOnItsWay(): boolean {
+  isOnItsWay(): boolean {
     const telling = (task: Task) => task.place === "redis" && (task.backend !== null || task.name === "sweep");
     return this.tasks.some(telling) || this.processes.some(({ frozen }) => frozen);
   }

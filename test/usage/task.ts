@@ -42,6 +42,8 @@ export class Task {
   /** Stops here until somebody lets it go on. */
   async pause(place: string): Promise<void> {
     if (this.process.dead) throw new Abandoned();
+    // What it does after its end is not held up.
+    if (this.over) return;
     this.go = Promise.withResolvers();
     this.place = place;
     this.halted.resolve();
