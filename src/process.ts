@@ -104,7 +104,10 @@ function hearNotices(deps: Deps, parts: Parts): (notice: Notice) => void {
     stop: () => engine.wakeStops(),
     deletion: () => parts.deletions.wake(),
     mail: () => parts.mails.wake(),
-    plan: (id) => void planChanged(deps, id),
+    plan: (id) => {
+      void planChanged(deps, id);
+      void hub.usageChanged(id);
+    },
     usage: (id) => void hub.usageChanged(id),
     session: (id) => hub.sessionRevoked(id),
     beat: (id) => parts.watch.heard(id),

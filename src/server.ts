@@ -32,8 +32,9 @@ export interface HttpServer {
 export function createServer(deps: Deps, hub: ChatHub, engine: Starter, isDraining: () => boolean): HttpServer {
   const router = createRouter({
     public: [],
-    user: [requireUser(deps), idempotency(deps)],
+    user: [requireUser(deps)],
     metered: [metered(deps)],
+    write: [idempotency(deps)],
     operator: [requireOperator(deps)],
     local: [requireOperatorOrLocal(deps)],
   });

@@ -28,3 +28,14 @@ export async function setLastSeq(
     update assistants set last_seq = ${key.seq}, message_count = message_count + 1, last_active_at = now(), last_used_at = now()
     where id = ${key.assistantId} and user_id = ${key.userId}`;
 }
+
+/** Whether a conversation takes messages and has not had this one; asked without a lock, so it may change meanwhile. */
+export async function isNewMessage(
+  sql: Queryable,
+  key: { userId: string; assistantId: string; clientId: string },
+): Promise<boolean> {
+  const rows = await sql`
+    select 1 from assistants a where a.id = ${key.assistantId} and a.user_id = ${key.userId} and a.status = 'active'
+      and not exists (select 1 from messages m where m.assistant_id = a.id and m.client_id = ${key.clientId})`;
+  return rows.length === 1;
+}

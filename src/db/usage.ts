@@ -168,14 +168,18 @@ export async function settleReservation(
       from usage_logs l cross join day d
       left join unnest(${counted.map((kind) => USAGE_KINDS[kind])}::text[], ${counted.map((kind) => actual[kind]!)}::int[])
         a(kind, actual) on a.kind = l.kind
-      where l.idempotency_key = ${key} and l.user_id = ${userId}
+      where l.idempotency_key = ${key} and l.user_id = ${userId} and l.status = 'reserved'
+      -- Two who settle the same would else wait for each other.
+      order by l.kind for no key update of l
     ), settled as (
       update usage_logs l set settled_at = now(), amount = case when w.after = 0 then l.amount else w.after end,
         status = case when w.after = 0 then 'released' else 'committed' end, model = ${cost?.model ?? null},
-        input_tokens = ${cost?.inputTokens ?? null}, output_tokens = ${cost?.outputTokens ?? null},
         -- Once for the whole reservation, or a sum over rows would count it twice.
-        cost_micro_usd = case when w.id = (select min(id::text)::uuid from wanted) then ${cost?.costMicroUsd ?? null}::bigint end
-      from wanted w where l.id = w.id and l.status = 'reserved'
+        input_tokens = case when f.id is not null then ${cost?.inputTokens ?? null}::int end,
+        output_tokens = case when f.id is not null then ${cost?.outputTokens ?? null}::int end,
+        cost_micro_usd = case when f.id is not null then ${cost?.costMicroUsd ?? null}::bigint end
+      from wanted w left join (select id from wanted order by id limit 1) f on f.id = w.id
+      where l.id = w.id and l.status = 'reserved'
       returning l.kind, w.before - w.after as returned
     ), returned as (
       select coalesce(sum(returned) filter (where kind = 'text_messages'), 0)::int as text_messages,
@@ -202,14 +206,26 @@ export async function settleReservation(
   return { returned, totals: after.version === null ? null : after };
 }
 
-/** Reservations whose work can't be going on any more, oldest first. */
+/** A reservation whose work can't be going on any more. */
+export interface ExpiredReservation {
+  userId: string;
+  key: string;
+  /** Since when, exact to the microsecond. */
+  expired: string;
+}
+
+/** Expired reservations, oldest first, a page of them: `after` is the last one of the page before. */
 export async function listExpiredReservations(
   sql: Queryable,
-  input: { limit: number },
-): Promise<{ userId: string; key: string }[]> {
-  return sql<{ userId: string; key: string }[]>`
-    select distinct on (expires_at, idempotency_key) user_id, idempotency_key as key from usage_logs
-    where status = 'reserved' and expires_at < now() order by expires_at, idempotency_key limit ${input.limit}`;
+  input: { after: ExpiredReservation | null; limit: number },
+): Promise<ExpiredReservation[]> {
+  const { expired = "-infinity", key = "" } = input.after ?? {};
+  return sql<ExpiredReservation[]>`
+    select distinct on (expires_at, idempotency_key) user_id, idempotency_key as key, expires_at::text as expired
+    from usage_logs
+    where status = 'reserved' and expires_at < now()
+      and (expires_at, idempotency_key) > (${expired}::text::timestamptz, ${key})
+    order by expires_at, idempotency_key limit ${input.limit}`;
 }
 
 /** What an answer cost, learned after it was given. */

@@ -59,10 +59,10 @@ export interface Router {
 }
 
 /**
- * A router whose routes describe themselves. `guards` run before a route of their access, in order, `metered` before a
- * metered one.
+ * A router whose routes describe themselves. `guards` run before a route of their access, in order, then `metered` before a
+ * metered one, then `write` before a signed-in user's write.
  */
-export function createRouter(guards: Record<Access | "local" | "metered", MiddlewareHandler<Env>[]>): Router {
+export function createRouter(guards: Record<Access | "local" | "metered" | "write", MiddlewareHandler<Env>[]>): Router {
   const app = new Hono<Env>();
   const specs: RouteSpec[] = [];
   return {
@@ -73,6 +73,7 @@ export function createRouter(guards: Record<Access | "local" | "metered", Middle
       const checks = [
         ...guards[spec.local ? "local" : spec.access],
         ...(spec.metered ? guards.metered : []),
+        ...(spec.access === "user" && spec.method !== "get" ? guards.write : []),
         ...(spec.params ? [validate("param", spec.params)] : []),
         ...(spec.query ? [validate("query", spec.query)] : []),
         ...(spec.body ? [validateBody(spec.body)] : []),

@@ -150,7 +150,7 @@ export class ChatHub {
     for (const peer of this.peers()) if (peer.sessionId === sessionId) peer.close(CLOSE.policy, "session revoked");
   }
 
-  /** A user's day came to a mark: their devices here are told. */
+  /** A user's day came to a mark, or got other limits: their devices here are told. */
   async usageChanged(userId: string): Promise<void> {
     const rooms = [...this.rooms.values()].filter((room) => room.userId === userId);
     if (rooms.length === 0) return;

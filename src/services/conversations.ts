@@ -1,6 +1,6 @@
 import { findAssistant } from "../db/assistants.ts";
 import type { Queryable } from "../db/connect.ts";
-import { lockConversation, setLastSeq } from "../db/conversation.ts";
+import { isNewMessage, lockConversation, setLastSeq } from "../db/conversation.ts";
 import { findMessageByClientId, insertMessage, listMessages, type Message } from "../db/messages.ts";
 import { notify } from "../db/notify.ts";
 import {
@@ -51,8 +51,8 @@ export async function acceptMessage(
 ): Promise<Accepted | Refused | AppError> {
   const content = input.content.toWellFormed();
   const refused = await findCheapRefusal(deps, input.userId, ONE_MESSAGE);
-  // What was accepted before is not refused now.
-  if (refused && !(await findMessageByClientId(deps.sql, input))) return refused;
+  // What was accepted before is not refused now, and nothing else has another answer because Redis knows of a full day.
+  if (refused && (await isNewMessage(deps.sql, input))) return refused;
   return deps.sql.begin(async (sql) => {
     // Statements that don't wait for each other's answers go out together and are done in order, the lock first.
     const [conversation, earlier, today] = await Promise.all([

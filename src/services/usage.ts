@@ -11,7 +11,9 @@ import {
   type Amounts,
   type Cost,
   type DailyUse,
+  type ExpiredReservation,
   type Settled,
+  type Totals,
   type Usage,
   type UsageKind,
 } from "../db/usage.ts";
@@ -19,7 +21,7 @@ import type { Deps } from "../deps.ts";
 import { AppError } from "../lib/errors.ts";
 import { startLoop } from "../lib/loop.ts";
 import type { Identity } from "./accessTokens.ts";
-import { findCachedUsage, forgetPlan, keepPlan, keepTotals } from "./usageCache.ts";
+import { findRefusedDay, forgetPlan, keepRefusal, keepReturn } from "./usageCache.ts";
 
 /*
  * The one place that spends a user's day. A reservation is made before any work and settled once: committed, at what was
@@ -37,6 +39,8 @@ export interface Refused {
 const KINDS = Object.keys(USAGE_KINDS) as UsageKind[];
 const SWEEP_MS = 5_000;
 const SWEEP_AT_ONCE = 100;
+/** A plan that changes between two looks at it, each time anew, is no plan. */
+const RESERVE_TRIES = 5;
 
 /** Whether Redis knows already that the amounts don't fit; null: ask Postgres. */
 export async function findCheapRefusal(
@@ -44,7 +48,7 @@ export async function findCheapRefusal(
   userId: string,
   amounts: Partial<Amounts>,
 ): Promise<Refused | null> {
-  const usage = await findCachedUsage(deps, userId);
+  const usage = await findRefusedDay(deps, userId);
   // A kind with something left may get some of it back at any moment: only what is used up is refused cheaply.
   const kind = KINDS.find((one) => (amounts[one] ?? 0) > 0 && usage !== null && usage.used[one] >= usage.limits[one]);
   return usage && kind ? { kind, usage } : null;
@@ -52,25 +56,40 @@ export async function findCheapRefusal(
 
 /**
  * Reserves amounts of the day, all or nothing, in the caller's transaction; `usage` is the day as it was read in it.
- * `key` names the reservation for its settling. Answers the day after it, or what does not fit.
+ * `key` names the reservation for its settling. Answers the day after it, or what does not fit. At most once in a
+ * transaction: Redis would learn of a refusal by what is not committed yet.
  */
 export async function reserveUsage(
   deps: UsageDeps,
   sql: Queryable,
   input: { userId: string; key: string; usage: Usage; amounts: Partial<Amounts>; expiresInMs: number | null },
 ): Promise<Usage | Refused> {
-  const { userId, usage, amounts } = input;
-  const totals = await insertReservation(sql, { ...input, day: usage });
-  if (!totals) {
-    const now = await getUsage(sql, userId);
-    await remember(deps, userId, now);
-    return { kind: findExcess(now, amounts) ?? KINDS.find((kind) => (amounts[kind] ?? 0) > 0)!, usage: now };
+  const { userId, amounts } = input;
+  let { usage } = input;
+  for (let tries = 0; tries < RESERVE_TRIES; tries++) {
+    const totals = await insertReservation(sql, { ...input, day: usage });
+    if (totals) return reserved(sql, userId, usage, amounts, totals);
+    // The plan may have changed since the day was read: nobody is refused by limits that are not in force any more.
+    usage = await getUsage(sql, userId);
+    const kind = findExcess(usage, amounts);
+    if (!kind) continue;
+    await keepRefusal(deps, userId, usage);
+    return { kind, usage };
   }
+  throw new AppError("service_unavailable", { retry_after: 1 });
+}
+
+async function reserved(
+  sql: Queryable,
+  userId: string,
+  usage: Usage,
+  amounts: Partial<Amounts>,
+  totals: Totals,
+): Promise<Usage> {
   const { date: _, version, ...used } = totals;
-  const after = { ...usage, used, version };
   if (KINDS.some((kind) => crosses(usage.limits[kind], used[kind] - (amounts[kind] ?? 0), used[kind])))
     await notify(sql, "usage", userId);
-  return after;
+  return { ...usage, used, version };
 }
 
 export function isRefused(outcome: object): outcome is Refused {
@@ -94,10 +113,11 @@ export async function settleUsage(
 ): Promise<Settled | null> {
   const settled = await settleReservation(sql, input);
   if (!settled?.totals) return settled;
-  // Before the transaction commits: once it has, nobody may be refused any more because of what came back.
-  await keepTotals(deps, input.userId, settled.totals);
-  // A turn tells what it used at its end by itself.
-  if (settled.returned.textMessages === 0) await notify(sql, "usage", input.userId);
+  const { returned, totals } = settled;
+  // Before the transaction commits: once it has, nobody may be refused any more because of what came back. Of what it took
+  // Redis hears nothing: it might not commit.
+  if (KINDS.some((kind) => returned[kind] > 0)) await keepReturn(deps, input.userId, totals);
+  await notify(sql, "usage", input.userId);
   return settled;
 }
 
@@ -142,7 +162,7 @@ export async function readUsage(
   return { today, assistants, history };
 }
 
-/** A user's plan has changed, on whatever process. */
+/** A user's plan has changed, on whatever process; or everybody's may have (`EVERYONE`). */
 export async function planChanged(deps: Pick<Deps, "redis">, userId: string): Promise<void> {
   await forgetPlan(deps.redis, userId);
 }
@@ -156,18 +176,31 @@ export function startUsageSweeper(deps: UsageDeps & Pick<Deps, "log">) {
     resyncMs: SWEEP_MS,
     backoffMs: 1_000,
     log: deps.log,
-    run: async () => {
-      for (const found of await listExpiredReservations(deps.sql, { limit: SWEEP_AT_ONCE })) {
-        const settled = await deps.sql.begin((sql) => settleUsage(deps, sql, { ...found, status: "released" }));
-        if (settled) deps.log.info({ user_id: found.userId }, "gave back what was reserved for lost work");
-      }
-    },
+    run: (signal) => sweepReservations(deps, signal),
   });
 }
 
-async function remember(deps: UsageDeps, userId: string, usage: Usage): Promise<void> {
-  await keepPlan(deps, userId, usage);
-  await keepTotals(deps, userId, { ...usage.used, date: usage.date, version: usage.version });
+/** One that can't be given back must not keep the others from it. Throws after all the others. */
+export async function sweepReservations(
+  deps: UsageDeps & Pick<Deps, "log">,
+  signal = new AbortController().signal,
+): Promise<void> {
+  let failure: unknown;
+  let after: ExpiredReservation | null = null;
+  while (!signal.aborted) {
+    const found: ExpiredReservation[] = await listExpiredReservations(deps.sql, { after, limit: SWEEP_AT_ONCE });
+    for (const { userId, key } of found) {
+      try {
+        const settled = await deps.sql.begin((sql) => settleUsage(deps, sql, { userId, key, status: "released" }));
+        if (settled) deps.log.info({ user_id: userId }, "gave back what was reserved for lost work");
+      } catch (error) {
+        failure ??= error;
+      }
+    }
+    after = found.at(-1) ?? null;
+    if (found.length < SWEEP_AT_ONCE) break;
+  }
+  if (failure !== undefined) throw failure;
 }
 
 function findExcess({ used, limits }: Usage, amounts: Partial<Amounts>): UsageKind | undefined {

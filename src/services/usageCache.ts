@@ -1,20 +1,27 @@
 import type { Redis } from "ioredis";
 import { z } from "zod";
-import type { Amounts, Totals, Usage } from "../db/usage.ts";
+import type { Totals, Usage } from "../db/usage.ts";
 import type { Deps } from "../deps.ts";
 
 /*
  * What Redis remembers of a user's day, only to say a cheap "no" to somebody who has used it up; never a "yes".
- * `plan:{userId}`: the plan's limits and the day in force, for five minutes, dropped when the plan changes.
- * `ratelimit:{userId}:{date}`: the day's totals as Postgres last returned them, written where they reached a limit or came
- * down. Of two readings the later one stays (`version`), so a "full" that was overtaken by a release can't come back.
+ * `plan:{userId}`: the plan's limits and the day in force, for five minutes. When the plan changes it is an empty text for a
+ * while, so that whoever read the plan before can't bring it back.
+ * `ratelimit:{userId}:{date}`: the totals by which Postgres has just refused something; after something came back only the
+ * number of that change, and nobody is refused by it.
+ * Both are written while the day's row is locked, so in the order of what they say. What reaches Redis late all the same (its
+ * sender gave up waiting and went on) has a lower `version` than what came after it, and changes nothing.
  */
 
 type CacheDeps = Pick<Deps, "redis" | "config" | "clock">;
 
 const PLAN_MS = 300_000;
-/** A total that a process could not tell of (it died, or its Redis was out of reach) refuses nobody longer than this. */
-const TOTALS_MS = 10_000;
+/** A change that a process could not tell of (its Redis was out of reach) goes on refusing somebody no longer than this. */
+export const TOTALS_MS = 10_000;
+/** Longer than a transaction may take that has read a plan before it changed (db/timeouts.ts). */
+const PLAN_CHANGE_MS = 60_000;
+/** As a user's id: everybody's plan may have changed. */
+export const EVERYONE = "everyone";
 
 const amounts = z.object({
   textMessages: z.number(),
@@ -32,53 +39,64 @@ const planSchema = z.object({
   ttsModel: z.string(),
   limits: amounts,
 });
-const totalsSchema = amounts.extend({ version: z.number() });
+const refusalSchema = z.object({ version: z.number(), used: amounts });
 
 const READ = `
 local plan = redis.call('get', KEYS[1])
-if not plan then return {false, false} end
+if not plan or plan == '' or redis.call('exists', KEYS[2]) == 1 then return {false, false} end
 return {plan, redis.call('get', ARGV[1] .. cjson.decode(plan).date)}`;
 
-const WRITE = `
-local held = redis.call('get', KEYS[1])
-if held and cjson.decode(held).version > tonumber(ARGV[2]) then return 0 end
-redis.call('set', KEYS[1], ARGV[1], 'px', ARGV[3])
+const KEEP_REFUSAL = `
+if redis.call('get', KEYS[1]) == '' then return 0 end
+local held = redis.call('get', KEYS[2])
+if held and cjson.decode(held).version > tonumber(ARGV[5]) then return 0 end
+redis.call('set', KEYS[1], ARGV[1], 'px', ARGV[2])
+redis.call('set', KEYS[2], ARGV[3], 'px', ARGV[4])
 return 1`;
 
-/** The user's day as Redis remembers it; null when it does not, or is away. Totals are of the last change it heard of. */
-export async function findCachedUsage(deps: CacheDeps, userId: string): Promise<Usage | null> {
+const KEEP_RETURN = `
+local held = redis.call('get', KEYS[1])
+if held and cjson.decode(held).version > tonumber(ARGV[3]) then return 0 end
+redis.call('set', KEYS[1], ARGV[1], 'px', ARGV[2])
+return 1`;
+
+const planKey = (userId: string) => `plan:${userId}`;
+const dayKey = (userId: string, date: string) => `ratelimit:${userId}:${date}`;
+
+/** The day by which the user was refused something just now; null when nothing is known of one, or Redis is away. */
+export async function findRefusedDay(deps: CacheDeps, userId: string): Promise<Usage | null> {
   const { redis, config, clock } = deps;
   try {
-    const totalsKey = `${config.REDIS_PREFIX}ratelimit:${userId}:`;
-    const [plan, totals] = (await redis.eval(READ, 1, `plan:${userId}`, totalsKey)) as (string | null)[];
+    const keys = [planKey(userId), planKey(EVERYONE)];
+    const answer = await redis.eval(READ, keys.length, ...keys, config.REDIS_PREFIX + dayKey(userId, ""));
+    const [plan, totals] = answer as (string | null)[];
     if (!plan || !totals) return null;
     const day = planSchema.parse(JSON.parse(plan));
-    const { version, ...used } = totalsSchema.parse(JSON.parse(totals));
-    return day.resetAt.getTime() > clock.now() ? { ...day, active: true, used, version } : null;
+    const refusal = refusalSchema.safeParse(JSON.parse(totals)).data;
+    return refusal && day.resetAt.getTime() > clock.now() ? { ...day, active: true, ...refusal } : null;
   } catch {
     return null;
   }
 }
 
-/** Remembers a plan and its day. */
-export async function keepPlan(deps: CacheDeps, userId: string, usage: Usage): Promise<void> {
-  const { used: _, version: __, active: ___, ...plan } = usage;
-  const lifeMs = Math.min(PLAN_MS, usage.resetAt.getTime() - deps.clock.now());
+/** Remembers by what Postgres has refused something. Call it while the day is locked. */
+export async function keepRefusal(deps: CacheDeps, userId: string, usage: Usage): Promise<void> {
+  const { used, version, active: _, ...plan } = usage;
+  const lifeMs = Math.ceil(Math.min(PLAN_MS, usage.resetAt.getTime() - deps.clock.now()));
   if (lifeMs <= 0) return;
-  await deps.redis.set(`plan:${userId}`, JSON.stringify(plan), "PX", Math.ceil(lifeMs)).catch(() => null);
+  const keys = [planKey(userId), dayKey(userId, usage.date)];
+  const refusal = JSON.stringify({ version, used });
+  const args = [JSON.stringify(plan), lifeMs, refusal, TOTALS_MS, version];
+  await deps.redis.eval(KEEP_REFUSAL, keys.length, ...keys, ...args).catch(() => 0);
 }
 
-/** Forgets a plan: it has changed. */
+/** Forgets by what the user was refused: something came back. Call it while the day is locked, before that commits. */
+export async function keepReturn(deps: CacheDeps, userId: string, { date, version }: Totals): Promise<void> {
+  const args = [JSON.stringify({ version }), TOTALS_MS, version];
+  await deps.redis.eval(KEEP_RETURN, 1, dayKey(userId, date), ...args).catch(() => 0);
+}
+
+/** Forgets a plan that has changed, or everybody's. */
 export async function forgetPlan(redis: Redis, userId: string): Promise<void> {
-  await redis.del(`plan:${userId}`).catch(() => 0);
-}
-
-/** Remembers a day's totals, unless later ones are known. */
-export async function keepTotals(
-  deps: CacheDeps,
-  userId: string,
-  { date, version, ...used }: Totals | (Amounts & { date: string; version: number }),
-): Promise<void> {
-  const value = JSON.stringify({ ...used, version });
-  await deps.redis.eval(WRITE, 1, `ratelimit:${userId}:${date}`, value, version, TOTALS_MS).catch(() => 0);
+  await redis.set(planKey(userId), "", "PX", PLAN_CHANGE_MS).catch(() => null);
 }

@@ -40,8 +40,8 @@ export class SimulatedRedis {
       set: (key: string, text: string) => ask("redis", "set", () => void this.texts.set(key, text)),
       get: (key: string) => ask("redis", "get", () => this.texts.get(key) ?? null),
       del: (key: string) => ask("redis", "del", () => Number(this.texts.delete(key))),
-      eval: (_: string, __: number, key: string, ...args: string[]) =>
-        ask("redis", "eval", () => (args.length === 1 ? this.readDay(key, args[0]!) : this.keepTotals(key, args))),
+      eval: (_: string, keys: number, ...given: (string | number)[]) =>
+        ask("redis", "eval", () => this.evaluate(given.slice(0, keys).map(String), given.slice(keys).map(String))),
       publish: (channel: string, payload: string) => ask("redis", "publish", () => this.publish(channel, payload)),
       pipeline: () => {
         const waiting: [string, string][] = [];
@@ -61,17 +61,26 @@ export class SimulatedRedis {
     return { redis, subscriber: listening } as unknown as Pick<Deps, "redis" | "subscriber">;
   }
 
-  // The two scripts of services/usageCache.ts. Nothing runs out of its time here: a wrong "full" would stay.
+  // The scripts of services/usageCache.ts, by the numbers of their arguments. Nothing runs out of its time here: a wrong
+  // "no" would stay.
+  private evaluate([key = "", day = ""]: string[], args: string[]): unknown {
+    if (args.length === 1) return this.readDay(key, args[0]!);
+    if (args.length === 3) return this.keepLater(key, args[0]!, Number(args[2]));
+    if (!this.keepLater(day, args[2]!, Number(args[4]))) return 0;
+    this.texts.set(key, args[0]!);
+    return 1;
+  }
+
   private readDay(planKey: string, totalsPrefix: string): (string | null)[] {
     const plan = this.texts.get(planKey) ?? null;
     if (plan === null) return [null, null];
     return [plan, this.texts.get(totalsPrefix + (JSON.parse(plan) as { date: string }).date) ?? null];
   }
 
-  private keepTotals(key: string, [totals = "{}", version]: (string | number)[]): number {
+  private keepLater(key: string, totals: string, version: number): number {
     const held = this.texts.get(key);
-    if (held && (JSON.parse(held) as { version: number }).version > Number(version)) return 0;
-    this.texts.set(key, String(totals));
+    if (held && (JSON.parse(held) as { version: number }).version > version) return 0;
+    this.texts.set(key, totals);
     return 1;
   }
 

@@ -10,15 +10,18 @@ alter table users
   add column kept_day date,
   add column kept_day_ends_at timestamptz;
 
--- A user's own day at a moment. No date comes twice, whatever the zone is changed to: after a kept day comes the next date
--- at the earliest, also where it is still the kept one's date (then it is that much longer, as it was shorter on the way
--- there).
+-- A user's own day at a moment. No date comes twice and none is left out, whatever the zone is changed to, so that days are
+-- counted as they pass. After a kept day comes the next date, for as long as the new zone has not come beyond it: longer
+-- than a day after a move to the west, shorter after one to the east, and both even out on the way back. A move to the east
+-- over 24 hours and more (Honolulu to Kiritimati) comes to the date after the next one: from then on the day is called one date
+-- less than the calendar there says, until the next move. Leaving that date out would cost a day on each way back.
 create function day_of(person users, moment timestamptz) returns table (date date, reset_at timestamptz) language sql stable as $$
-  select d, case when kept then person.kept_day_ends_at else end_of_day(d, person.timezone) end
-  from (select coalesce(moment < person.kept_day_ends_at, false) as kept) k
-  cross join lateral (
-    select case when kept then person.kept_day
-      else greatest((moment at time zone person.timezone)::date, person.kept_day + 1) end as d) x
+  select case when kept then person.kept_day else here - behind end,
+    case when kept then person.kept_day_ends_at else end_of_day(here, person.timezone) end
+  from (
+    select coalesce(moment < person.kept_day_ends_at, false) as kept,
+      greatest((moment at time zone person.timezone)::date, person.kept_day + 1) as here,
+      greatest(0, (person.kept_day_ends_at at time zone person.timezone)::date - (person.kept_day + 1)) as behind) x
 $$;
 
 -- The number of a day's last change: of two readings of its totals the higher one is the later.
@@ -38,12 +41,22 @@ alter table usage_logs
 create index usage_logs_expiry on usage_logs (expires_at) where status = 'reserved' and expires_at is not null;
 create index usage_logs_day on usage_logs (date);
 
--- Whoever changes a plan, and however: every process hears of it and forgets what it knew.
+-- Whoever changes a plan, and however: every process hears of it and forgets what it knew. Who leaves has none any more.
 create function tell_plan_change() returns trigger language plpgsql as $$
 begin
-  perform pg_notify('reef', json_build_object('kind', 'plan', 'id', coalesce(new.user_id, old.user_id))::text);
+  perform pg_notify('reef', json_build_object('kind', 'plan', 'id', u.id)::text) from users u
+    where u.id = coalesce(new.user_id, old.user_id) and u.status <> 'deleting';
   return null;
 end
 $$;
 create trigger subscriptions_tell after insert or update or delete on subscriptions
   for each row execute function tell_plan_change();
+
+create function tell_limits_change() returns trigger language plpgsql as $$
+begin
+  perform pg_notify('reef', '{"kind":"plan","id":"everyone"}');
+  return null;
+end
+$$;
+create trigger plan_limits_tell after insert or update or delete on plan_limits
+  for each statement execute function tell_limits_change();
