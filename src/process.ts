@@ -60,13 +60,14 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
       sockets.closeAll("restart");
       // Bun closes a connection that has not asked anything yet, and the kernel resets one that was not accepted.
       const listening = sleep(config.PROCESSES > 1 ? LAST_REQUESTS_MS : 0).then(() => server.stop(false));
+      const answered = withDeadline(listening, DRAIN_MS, "open requests").catch(() => server.stop(true));
       clearInterval(sweeper);
       const { engine, hub: _, ...others } = parts;
       const loops = Promise.all([engine.stop(DRAIN_MS), ...Object.values(others).map((part) => part.stop())]);
       await withDeadline(loops, LOOPS_STOP_MS, "the loops").catch((err: unknown) =>
         log.warn({ err }, "did not stop in time"),
       );
-      await withDeadline(listening, LAST_REQUESTS_MS + 1000, "open requests").catch(() => server.stop(true));
+      await answered;
       await withDeadline(unlisten(), 1000, "unlisten").catch(() => undefined);
       await deps.close();
     },

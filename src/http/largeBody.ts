@@ -84,6 +84,12 @@ function declaredBytes(c: Context<Env>): number | null {
   return text === undefined || c.req.header("transfer-encoding") !== undefined ? null : Number.parseInt(text, 10) || 0;
 }
 
+/** Others hold all the memory that there is for this. */
+export function noRoom(): AppError {
+  const sentence = "Too many recordings are on their way right now; try again in a moment.";
+  return new AppError("service_unavailable", { retry_after: RETRY_AFTER_SECONDS }, sentence);
+}
+
 function takeRoom(hold: Hold, bytes: number): void {
-  if (!hold.grow(bytes)) throw new AppError("service_unavailable", { retry_after: RETRY_AFTER_SECONDS });
+  if (!hold.grow(bytes)) throw noRoom();
 }

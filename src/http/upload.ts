@@ -20,7 +20,8 @@ async function readFile(c: Context<Env>, spec: UploadSpec): Promise<Uint8Array> 
   const bytes = await readBody(c);
   if (isJson(c)) {
     const body = parseJson(spec.json, new TextDecoder().decode(bytes));
-    return Buffer.from(body[spec.field] as string, "base64");
+    const decoded = Buffer.from(body[spec.field] as string, "base64");
+    return new Uint8Array(decoded.buffer, decoded.byteOffset, decoded.byteLength);
   }
   if (FORM_TYPE.test(type)) return readForm(bytes, type, spec.formField);
   if (spec.typePattern.test(type)) return bytes;

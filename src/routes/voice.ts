@@ -2,8 +2,8 @@ import type { Context } from "hono";
 import type { Deps } from "../deps.ts";
 import { parseAccept } from "../http/accept.ts";
 import type { Env, Router } from "../http/env.ts";
+import { noRoom } from "../http/largeBody.ts";
 import { allowQuiet } from "../http/middleware.ts";
-import { AppError } from "../lib/errors.ts";
 import {
   speakBody,
   SPEECH_FORMATS,
@@ -87,8 +87,7 @@ export function voiceRoutes(router: Router, deps: Deps): void {
       const format = body.format ?? wanted.format ?? "mp3";
       const { text, speed, voice = null, agent_id: agentId = null } = body;
       // The whole recording is held to be put into JSON.
-      if (!wanted.sound && !c.get("hold")?.grow(estimateBytes(text, speed, format)))
-        throw new AppError("service_unavailable", { retry_after: 2 });
+      if (!wanted.sound && !c.get("hold")?.grow(estimateBytes(text, speed, format))) throw noRoom();
       allowQuiet(c, true);
       const asked = { text, voice, agentId, format, speed, signal: c.req.raw.signal };
       const speech = await speakText(deps, c.get("actor"), asked).catch((error: unknown) => {

@@ -24,7 +24,8 @@ const BYTES_PER_SECOND: Record<SpeechFormat, number> = {
   pcm: 48_000,
 };
 /** Of sound that is not compressed the beginning tells how many bytes make a second. */
-const KEPT_BYTES: Partial<Record<SpeechFormat, number>> = { wav: 65_536, pcm: 65_536 };
+const UNCOMPRESSED: readonly SpeechFormat[] = ["wav", "pcm"];
+const KEPT_BYTES = 65_536;
 
 /** What is to be spoken, how, and for whom. */
 export interface SpeechRequest {
@@ -177,7 +178,7 @@ class SpeechLedger {
 
   private keep(chunk: Uint8Array): void {
     this.bytes += chunk.length;
-    if (this.keptBytes >= (KEPT_BYTES[this.speech.format] ?? Number.POSITIVE_INFINITY)) return;
+    if (this.keptBytes >= KEPT_BYTES && UNCOMPRESSED.includes(this.speech.format)) return;
     this.keptBytes += chunk.length;
     this.chunks.push(chunk);
   }
@@ -206,7 +207,12 @@ class SpeechLedger {
     const kept = Buffer.concat(this.chunks);
     this.chunks = [];
     if (kept.length === 0) return 0;
-    const seconds = await measureSpeech(kept, this.speech.format);
-    return seconds === null ? null : (seconds * this.bytes) / kept.length;
+    const { format } = this.speech;
+    const seconds = await measureSpeech(kept, format);
+    const unkeptBytes = this.bytes - kept.length;
+    if (seconds === null || unkeptBytes === 0) return seconds;
+    const half = kept.subarray(0, KEPT_BYTES / 2);
+    const secondsAByte = (seconds - ((await measureSpeech(half, format)) ?? 0)) / (kept.length - half.length);
+    return seconds + unkeptBytes * secondsAByte;
   }
 }
