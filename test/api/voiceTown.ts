@@ -10,7 +10,9 @@ import { startTestReef, until, type TestReef } from "../harness.ts";
 export const KEY = "sk-that-nobody-may-see";
 const FOLDER = join(import.meta.dir, "../fixtures/voice");
 
-export interface Fixture {
+export type Sent = NonNullable<RequestInit["body"]>;
+
+interface Fixture {
   sha256: string;
   format: string;
   seconds: number;
@@ -49,7 +51,7 @@ export function send(
   { url }: { url: string },
   user: TestUser,
   path: "transcribe" | "speak",
-  body: BodyInit,
+  body: Sent,
   headers: Record<string, string> = {},
   signal: AbortSignal | null = null,
 ): Promise<Response> {

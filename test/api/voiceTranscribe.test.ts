@@ -13,6 +13,7 @@ import {
   startVoiceTown,
   usePlan,
   useUp,
+  type Sent,
   type VoiceTown,
 } from "./voiceTown.ts";
 
@@ -31,7 +32,7 @@ const SILENT = NAMES.filter((name) => name.startsWith("silence"));
 const calls = () => town.openai.audio.transcriptionCalls;
 const base64 = (bytes: Uint8Array) => Buffer.from(bytes).toString("base64");
 const hear = (bytes: Uint8Array, headers?: Record<string, string>) => hearBytes(town.reef, user, bytes, headers);
-const post = async (body: BodyInit, headers: Record<string, string> = {}) =>
+const post = async (body: Sent, headers: Record<string, string> = {}) =>
   readAnswer(await send(town.reef, user, "transcribe", body, headers));
 const inJson = (body: unknown, headers: Record<string, string> = {}) =>
   post(typeof body === "string" ? body : JSON.stringify(body), { "content-type": "application/json", ...headers });
@@ -153,7 +154,8 @@ describe("what is charged", () => {
   test("forty at once at a limit of ten: ten are heard, ledger = counter", async () => {
     await useUp(town.reef, user, { input: 100 });
     const answers = await Promise.all(Array.from({ length: 40 }, () => hear(fixture("speech.flac"))));
-    expect(answers.map(({ status }) => status).sort()).toEqual([...Array(10).fill(200), ...Array(30).fill(429)]);
+    expect(answers.filter(({ status }) => status === 200).length).toBe(10);
+    expect(answers.filter(({ body }) => body.code === "voice_limit_reached").length).toBe(30);
     expect(calls().length).toBe(10);
     expect((await dayOf(town.reef, user)).used.input).toBe(120);
   });
