@@ -12,7 +12,6 @@ export const ERRORS = {
   message_too_long: { status: 400, message: "A message has at most 32,000 characters; send it in parts." },
   weak_password: { status: 400, message: "This password is too easy to guess; choose another one." },
   token_invalid: { status: 400, message: "This link is not valid any more; ask for a new one." },
-  unsupported_audio: { status: 400, message: "This audio can't be read; send m4a, mp3, wav, webm, ogg or flac." },
   password_required: { status: 400, message: "Give your password, or a fresh sign-in with Apple or Google." },
   nothing_heard: { status: 400, message: "There is no speech in this audio; nothing was charged." },
   nothing_to_speak: { status: 400, message: "There is nothing in this text that can be spoken." },
@@ -31,6 +30,7 @@ export const ERRORS = {
   session_not_found: { status: 404, message: "There is no such session." },
   user_not_found: { status: 404, message: "There is no such user." },
   method_not_allowed: { status: 405, message: "This address does not take this method." },
+  body_too_slow: { status: 408, message: "The body took too long to arrive; send it again, or a shorter one." },
   email_taken: { status: 409, message: "There is an account with this e-mail address already; sign in instead." },
   identity_taken: { status: 409, message: "This Apple or Google account opens another account here." },
   no_password: {
@@ -61,6 +61,7 @@ export const ERRORS = {
   too_many_attempts: { status: 429, message: "Too many attempts; wait a little and try again." },
   timezone_changed: { status: 429, message: "The time zone can be changed once in 24 hours." },
   too_many_frames: { status: 429, message: "Too many frames at once; slow down." },
+  client_gone: { status: 499, message: "The client went away before it was answered." },
   turn_failed: { status: 502, message: "I could not answer that. Nothing was charged; please send it again." },
   internal_error: { status: 500, message: "Something went wrong on our side. Nothing was lost; please try again." },
   assistant_unavailable: {
