@@ -13,6 +13,7 @@ export const ERRORS = {
   weak_password: { status: 400, message: "This password is too easy to guess; choose another one." },
   token_invalid: { status: 400, message: "This link is not valid any more; ask for a new one." },
   password_required: { status: 400, message: "Give your password, or a fresh sign-in with Apple or Google." },
+  unsupported_audio: { status: 400, message: "This audio can't be read; send m4a, mp3, wav, webm, ogg or flac." },
   nothing_heard: { status: 400, message: "There is no speech in this audio; nothing was charged." },
   nothing_to_speak: { status: 400, message: "There is nothing in this text that can be spoken." },
   unauthorized: { status: 401, message: "Sign in: a valid access token is needed." },
