@@ -1,11 +1,7 @@
 import { afterEach, expect, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
 import { connect } from "node:net";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { startRedis } from "../../scripts/services/redis.ts";
 import { makeAssistant, makeUser, openChat, type Chat, type Json, type TestUser } from "../factories.ts";
-import { Proxy } from "../faults/proxy.ts";
+import { openRedis } from "../ownRedis.ts";
 import { startProcess, startTestReef, until, type TestReef } from "../harness.ts";
 
 const SENDS = 1000;
@@ -43,6 +39,7 @@ test(
   "the same while Redis is emptied and restarted all the time",
   async () => {
     const redis = await openRedis();
+    closers.push(() => redis.close());
     const town = await openTown({ REDIS_URL: redis.url });
     const trouble = redis.makeTrouble();
     const verdicts = await sendAll(town);
@@ -158,41 +155,4 @@ async function expectSettled({ reef, user }: Town): Promise<void> {
   expect(await count()).toMatchObject(whole);
   await until("all are answered", async () => (await count())["done"] === LIMIT, PATIENCE_MS);
   expect(await count()).toMatchObject(whole);
-}
-
-/** A Redis of the test's own, and somebody who empties and kills it in turn until told to stop. */
-async function openRedis() {
-  const folder = mkdtempSync(join(tmpdir(), "reef-quota-"));
-  closers.push(() => rmSync(folder, { recursive: true, force: true }));
-  const launch = () => startRedis({ dataDir: folder, log: () => undefined, password: "quota-redis-password" });
-  let server = await launch();
-  closers.push(() => server.stop());
-  const proxy = await Proxy.open(() => Number(new URL(server.url).port));
-  closers.push(() => proxy.close());
-  const empty = async () => {
-    const client = new Bun.RedisClient(server.url, { autoReconnect: false });
-    await client.send("FLUSHALL", []);
-    client.close();
-  };
-  const makeTrouble = () => {
-    let over = false;
-    const made = { emptied: 0, restarted: 0 };
-    const working = (async () => {
-      while (!over) {
-        for (let n = 0; n < 3; n++, made.emptied++) await empty();
-        server.kill();
-        await server.exited;
-        server = await launch();
-        made.restarted++;
-      }
-    })();
-    const end = async () => {
-      over = true;
-      await working;
-      return made;
-    };
-    return { end };
-  };
-  const url = Object.assign(new URL(server.url), { port: String(proxy.port) }).toString();
-  return { url, makeTrouble };
 }
