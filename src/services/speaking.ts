@@ -28,8 +28,6 @@ export interface SpeechRequest {
   /** 1: as the voice speaks. */
   speed: number;
   signal: AbortSignal;
-  /** Seconds that were spoken of the same answer before: whole seconds are charged for the answer, not for each sentence. */
-  secondsBefore?: number;
 }
 
 /** Sound on its way. */
@@ -48,18 +46,49 @@ export interface Speech {
  * that fails gives everything back. Throws `voice_not_in_plan`, `account_suspended`, `voice_unavailable`.
  */
 export async function speak(deps: SpeakingDeps, request: SpeechRequest): Promise<Speech | Refused> {
+  const begun = await begin(deps, request);
+  if (isRefused(begun)) return begun;
+  const { ledger, source, reserved } = begun;
+  const { text } = request;
+  return { stream: ledger.follow(source), characters: text.length, usage: reserved, ended: ledger.ended.promise };
+}
+
+/** Sound that is passed on as a whole, and paid for when that was done. */
+export interface HeldSpeech {
+  /** All of it; once. Rejects as the call fails, or with the signal's reason. */
+  collect(): Promise<Buffer>;
+  /**
+   * Charges what was collected, or gives back everything: the first call decides. `secondsBefore` were spoken of the same
+   * answer before: whole seconds are charged for the answer, not for each sentence.
+   */
+  settle(how: "whole" | "failed", secondsBefore?: number): Promise<{ durationSeconds: number }>;
+}
+
+/** As `speak`, but nothing is paid until the caller says so; what nobody settles comes back by itself. */
+export async function speakHeld(deps: SpeakingDeps, request: SpeechRequest): Promise<HeldSpeech | Refused> {
+  const begun = await begin(deps, request);
+  if (isRefused(begun)) return begun;
+  const { ledger, source } = begun;
+  return {
+    collect: () => ledger.collect(source),
+    settle: (how, secondsBefore) => ledger.settle(how, secondsBefore),
+  };
+}
+
+/** Reserves, and asks the provider: resolves with the first of the sound. */
+async function begin(deps: SpeakingDeps, request: SpeechRequest) {
   const { userId, text, format, speed } = request;
   const amounts = { ttsCharacters: text.length, voiceOutputSeconds: estimateSeconds(text, speed) };
   const key = newId();
-  const reserved = await reserve(deps, { userId, key, amounts, voice: request.voice });
-  if (isRefused(reserved)) return reserved;
-  const model = reserved.ttsModel;
-  const voice = request.voice ?? chooseVoice(reserved, request.assistantVoice);
+  const usage = await reserve(deps, { userId, key, amounts, voice: request.voice });
+  if (isRefused(usage)) return usage;
+  const model = usage.ttsModel;
+  const voice = request.voice ?? chooseVoice(usage, request.assistantVoice);
   const ledger = new SpeechLedger(deps, { key, model, amounts, ...request });
   try {
     const signal = AbortSignal.any([request.signal, AbortSignal.timeout(STREAM_MS)]);
     const source = await deps.speech!.speak({ text, voice, model, format, speed, signal });
-    return { stream: ledger.follow(source), characters: text.length, usage: reserved, ended: ledger.ended.promise };
+    return { reserved: usage, ledger, source };
   } catch (error) {
     await ledger.settle("failed");
     throw error;
@@ -135,24 +164,33 @@ class SpeechLedger {
     );
   }
 
+  /** Everything of it. */
+  async collect(source: ReadableStream<Uint8Array>): Promise<Buffer> {
+    for await (const chunk of source) this.chunks.push(chunk);
+    return Buffer.concat(this.chunks);
+  }
+
   /** `whole`: as measured. `left`: the reader went away and pays for what came. `failed`: nothing. */
-  async settle(how: "whole" | "left" | "failed"): Promise<void> {
-    if (this.settled) return;
+  async settle(how: "whole" | "left" | "failed", secondsBefore = 0): Promise<{ durationSeconds: number }> {
+    if (this.settled) return this.ended.promise;
     this.settled = true;
     const { deps, speech } = this;
-    const { userId, key, model, amounts, secondsBefore = 0 } = speech;
+    const { userId, key, model, amounts } = speech;
     const bytes = Buffer.concat(this.chunks);
-    const durationSeconds = (bytes.length === 0 ? 0 : await measureSpeech(bytes, speech.format)) ?? amounts.voiceOutputSeconds;
+    const durationSeconds =
+      (bytes.length === 0 ? 0 : await measureSpeech(bytes, speech.format)) ?? amounts.voiceOutputSeconds;
     const share = how === "whole" ? 1 : Math.min(1, durationSeconds / amounts.voiceOutputSeconds);
     const ttsCharacters = Math.ceil(amounts.ttsCharacters * share);
     const voiceOutputSeconds = Math.ceil(secondsBefore + durationSeconds) - Math.ceil(secondsBefore);
     const costMicroUsd = estimateCost(deps.config.PRICES, model, { characters: ttsCharacters });
     const cost = { model, inputTokens: null, outputTokens: null, costMicroUsd };
     const actual = { ttsCharacters, voiceOutputSeconds };
-    const settling = how === "failed" ? { status: "released" as const } : { status: "committed" as const, actual, cost };
+    const settling =
+      how === "failed" ? { status: "released" as const } : { status: "committed" as const, actual, cost };
     await deps.sql
       .begin((sql) => settleUsage(deps, sql, { userId, key, ...settling }))
       .catch((err: unknown) => deps.log.warn({ err, user_id: userId }, "a reservation waits for its end"));
     this.ended.resolve({ durationSeconds });
+    return { durationSeconds };
   }
 }
