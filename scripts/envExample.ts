@@ -12,10 +12,8 @@ export function renderEnvExample(): string {
     const note = properties.required?.includes(name) ? " (required; npm start provides it)" : "";
     return `# ${descriptionInside(schema)}${note}\n${value === undefined ? `#${name}=` : `#${name}=${JSON.stringify(value).replaceAll('"', "")}`}\n`;
   });
-  const model =
-    "# The model provider's key; it reaches the gateway only. Without it npm start brings a scripted model\n#OPENAI_API_KEY=\n";
   const data = "# Where npm start keeps everything\n#REEF_DATA_DIR=.data\n";
-  return `# Every setting of Reef, with its default. Copy to .env and uncomment what you change.\n\n${[data, model, ...lines].join("\n")}`;
+  return `# Every setting of Reef, with its default. Copy to .env and uncomment what you change.\n\n${[data, ...lines].join("\n")}`;
 }
 
 if (import.meta.main) await Bun.write(new URL("../.env.example", import.meta.url), renderEnvExample());

@@ -23,7 +23,7 @@ Environment (or .env; every other variable in .env.example reaches the applicati
   PORT, HOST                      where to listen (3000, 127.0.0.1)
   REEF_DATA_DIR                   where everything is kept (.data); one Reef per folder
   REEF_LOGS=1                     the same as --logs
-  OPENAI_API_KEY                  the model's key; without it a scripted model answers
+  OPENAI_API_KEY                  the provider's key, for answers and voice; without it a scripted one answers and speaks
   OPENAI_BASE_URL                 another provider that speaks the same protocol
   DATABASE_URL, REDIS_URL         your own Postgres and Redis instead of the ones started here
   OPENCLAW_GATEWAY_URL            your own gateway, with OPENCLAW_GATEWAY_TOKEN and OPENCLAW_GATEWAY_DIR`;
@@ -124,7 +124,7 @@ async function startModel(run: Run): Promise<{ OPENAI_API_KEY: string; OPENAI_BA
   if (key) return { OPENAI_API_KEY: key, OPENAI_BASE_URL: env("OPENAI_BASE_URL") ?? "https://api.openai.com/v1" };
   const model = await startFakeOpenAi();
   run.add("scripted model", { stop: () => model.close(), kill: () => undefined });
-  run.say("no OPENAI_API_KEY: a scripted model answers");
+  run.say("no OPENAI_API_KEY: a scripted model answers, hears and speaks");
   return { OPENAI_API_KEY: "scripted", OPENAI_BASE_URL: model.url };
 }
 

@@ -144,7 +144,19 @@ export const environmentSchema = z.object({
   GATEWAY_IDLE_SLEEP_MS: integer("An assistant unused this long goes to sleep", 1000, 86_400_000).default(1_800_000),
   GATEWAY_RELOAD_DEBOUNCE_MS: integer("Changes this close together are one reload", 10, 10_000).default(250),
   GATEWAY_APPLY_TIMEOUT_MS: integer("How long a reload may take", 1000, 600_000).default(60_000),
-  OPENAI_BASE_URL: url("The model provider that the gateway calls", /^https?$/).default("https://api.openai.com/v1"),
+  OPENAI_BASE_URL: url("The provider of model and voice, for the gateway and the API", /^https?$/).default(
+    "https://api.openai.com/v1",
+  ),
+  OPENAI_API_KEY: text("The provider's key; without it npm start brings a scripted provider, elsewhere nothing speaks")
+    .regex(/^[\x21-\x7e]+$/, "must be one word of plain characters")
+    .optional(),
+  TRANSCRIPTION_MODEL: text("The provider's model that writes down what was said").default("whisper-1"),
+  VOICE_TIMEOUT_MS: integer("How long one call for voice waits for the provider in all", 100, 600_000).default(60_000),
+  VOICE_FIRST_BYTE_MS: integer(
+    "How long the provider of voice may be silent before its answer and within it; long audio gets more",
+    50,
+    600_000,
+  ).default(20_000),
   PRICES: prices,
   TURN_FIRST_TEXT_MS: integer("Budget from dispatch to the first text of an answer", 100, 600_000).default(90_000),
   TURN_BETWEEN_TEXT_MS: integer("Budget between two pieces of text", 100, 600_000).default(60_000),

@@ -8,6 +8,7 @@ import { createAppleTokens, type AppleTokens } from "./clients/appleTokens.ts";
 import { createIdentityProviders, type IdentityProviders } from "./clients/identityProviders.ts";
 import { createMailer, type Mailer } from "./clients/mailer.ts";
 import { connectRedis } from "./clients/redis.ts";
+import { createSpeechProvider, type SpeechProvider } from "./clients/speech.ts";
 import { createStripeClient, type StripeClient } from "./clients/stripe.ts";
 import { createWorkspaces, type Workspaces } from "./clients/workspaces.ts";
 import { realClock, type Clock } from "./lib/clock.ts";
@@ -41,6 +42,8 @@ export interface Deps {
   appleTokens: AppleTokens | null;
   /** Null: mails can't go anywhere and wait in the outbox. */
   mailer: Mailer | null;
+  /** Null without OPENAI_API_KEY: nothing is heard or spoken. */
+  speech: SpeechProvider | null;
   stripe: StripeClient;
   passwords: Passwords;
   localCounts: LocalCounts;
@@ -75,6 +78,7 @@ export function createDeps(config: Config, log: Log): Deps {
   const workspaces = createWorkspaces(config.OPENCLAW_GATEWAY_DIR, log);
   const mailer = createMailer(config, log);
   onClose("mailer", 1000, () => mailer?.close());
+  const metrics = createMetrics();
   const loopDelay = createLoopDelay();
   onClose("loop delay", 100, () => loopDelay.close());
 
@@ -101,9 +105,10 @@ export function createDeps(config: Config, log: Log): Deps {
     appleTokens: createAppleTokens(config),
     mailer,
     passwords: createPasswords(createCommonPasswords()),
+    speech: createSpeechProvider(config, log, metrics),
     stripe: createStripeClient(config),
     localCounts: createLocalCounts(),
-    metrics: createMetrics(),
+    metrics,
     loopDelay,
     onClose,
     close,

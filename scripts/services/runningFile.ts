@@ -4,13 +4,18 @@ import { environmentSchema } from "../../src/config.ts";
 
 const fileIn = (dataDir: string) => join(dataDir, "running.json");
 
+/** Not for other commands, which call no model: what costs money stays out of files. */
+const KEPT_BACK = ["OPENAI_API_KEY"];
+
 /**
  * Tells other commands of this user how to reach what runs on a data folder (ports and passwords are made anew at each
  * start). It is there while we run; after a SIGKILL it names what no longer answers.
  */
 export function writeRunningFile(dataDir: string, app: Record<string, string | undefined>): void {
   const settings = Object.fromEntries(
-    Object.keys(environmentSchema.shape).flatMap((name) => (app[name] ? [[name, app[name]]] : [])),
+    Object.keys(environmentSchema.shape).flatMap((name) =>
+      app[name] && !KEPT_BACK.includes(name) ? [[name, app[name]]] : [],
+    ),
   );
   const file = fileIn(dataDir);
   writeFileSync(`${file}.new`, `${JSON.stringify(settings, null, 2)}\n`, { mode: 0o600 });

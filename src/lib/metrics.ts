@@ -15,6 +15,12 @@ export function createMetrics() {
     registry,
     frames: createFrameCounts(registry),
     ...createTimings(registry),
+    speechFailures: new Counter({
+      name: "reef_speech_provider_failures_total",
+      help: "Calls of the speech provider that failed; key_refused and quota_used_up need an operator",
+      labelNames: ["call", "reason"] as const,
+      registers: [registry],
+    }),
     ...createInvariantGauges(registry),
     look: createLookGauges(registry),
   };

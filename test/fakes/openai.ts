@@ -1,3 +1,15 @@
+import {
+  ConnectionCut,
+  cutResponse,
+  faultBody,
+  faultResponse,
+  HttpFault,
+  streamResponse,
+  suffer,
+  withFirst,
+  type Fault,
+} from "./openaiHttp.ts";
+import { audioRoute, createFakeAudio, type FakeAudio } from "./openaiAudio.ts";
 import { personaAnswer } from "./persona.ts";
 
 export type ContentPart = { type: string; text?: string };
@@ -22,17 +34,8 @@ export type ChatRequest = {
   signal?: AbortSignal;
 };
 
-/**
- * One thing the model does. `status` is an HTTP error and counts only before anything was streamed (`retryAfter` in
- * seconds); `cut` destroys the connection; `hang` stays silent until the client leaves.
- */
-export type Step =
-  | { text: string }
-  | { tool: string; arguments: Record<string, unknown> }
-  | { delayMs: number }
-  | { status: number; retryAfter?: number; message?: string }
-  | { cut: true }
-  | { hang: true };
+/** One thing the model does. */
+export type Step = { text: string } | { tool: string; arguments: Record<string, unknown> } | Fault;
 export type Answer = (request: ChatRequest) => AsyncIterable<Step> | Iterable<Step>;
 
 export type FakeOpenAi = {
@@ -44,60 +47,12 @@ export type FakeOpenAi = {
   answer: Answer;
   /** Calls being answered now: 0 shows that an aborted one really stopped. */
   running: number;
+  /** Transcription and speech. */
+  audio: FakeAudio;
   close(): Promise<void>;
 };
 
 const requestsKept = 200;
-
-class HttpFault extends Error {
-  constructor(
-    readonly status: number,
-    message: string,
-    readonly retryAfter?: number,
-  ) {
-    super(message);
-  }
-}
-class ConnectionCut extends Error {}
-
-const faultNames: Record<number, { type: string; code: string | null }> = {
-  400: { type: "invalid_request_error", code: null },
-  401: { type: "invalid_request_error", code: "invalid_api_key" },
-  404: { type: "invalid_request_error", code: "model_not_found" },
-  429: { type: "rate_limit_error", code: "rate_limit_exceeded" },
-};
-
-function faultBody(fault: HttpFault) {
-  const { type, code } = faultNames[fault.status] ?? { type: "server_error", code: null };
-  return { error: { message: fault.message, type, param: null, code } };
-}
-
-function faultResponse(fault: HttpFault): Response {
-  const headers: Record<string, string> = {};
-  if (fault.retryAfter !== undefined) headers["retry-after"] = String(fault.retryAfter);
-  return Response.json(faultBody(fault), { status: fault.status, headers });
-}
-
-/** Waits `delayMs`, or less when the client leaves. */
-function delay(delayMs: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) return resolve();
-    const done = () => {
-      clearTimeout(timer);
-      signal.removeEventListener("abort", done);
-      resolve();
-    };
-    const timer = setTimeout(done, delayMs);
-    signal.addEventListener("abort", done);
-  });
-}
-
-function untilAborted(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) resolve();
-    else signal.addEventListener("abort", () => resolve(), { once: true });
-  });
-}
 
 type Output = { text: string } | { call: ToolCall };
 
@@ -106,12 +61,8 @@ async function* produce(answer: Answer, request: ChatRequest, signal: AbortSigna
   for await (const step of answer(request)) {
     if (signal.aborted) return;
     if ("text" in step) yield step;
-    else if ("delayMs" in step) await delay(step.delayMs, signal);
-    else if ("hang" in step) await untilAborted(signal);
-    else if ("cut" in step) throw new ConnectionCut("the connection was cut");
-    else if ("status" in step) {
-      throw new HttpFault(step.status, step.message ?? `Scripted fault ${step.status}.`, step.retryAfter);
-    } else {
+    else if (!("tool" in step)) await suffer(step, signal);
+    else {
       const id = `call_${crypto.randomUUID().replaceAll("-", "").slice(0, 24)}`;
       yield {
         call: { id, type: "function", function: { name: step.tool, arguments: JSON.stringify(step.arguments) } },
@@ -185,33 +136,11 @@ async function* sseLines(request: ChatRequest, outputs: AsyncIterable<Output>): 
   yield "data: [DONE]\n\n";
 }
 
-/** A first item that was already taken, in front of the rest. */
-async function* withFirst<T>(first: IteratorResult<T>, rest: AsyncIterator<T>): AsyncGenerator<T> {
-  for (let next = first; !next.done; next = await rest.next()) yield next.value;
-}
+const SSE = { "content-type": "text/event-stream", "cache-control": "no-cache" };
 
-/** No answer at all: the connection is reset, as if the server had died. */
-function cutResponse(): Response {
-  return new Response(new ReadableStream({ pull: (controller) => controller.error() }));
-}
-
-function streamResponse(lines: AsyncGenerator<string>, onDone: () => void): Response {
+async function* encoded(lines: AsyncIterable<string>): AsyncGenerator<Uint8Array> {
   const encoder = new TextEncoder();
-  const body = new ReadableStream<Uint8Array>({
-    async pull(controller) {
-      try {
-        const next = await lines.next();
-        if (!next.done) return controller.enqueue(encoder.encode(next.value));
-        controller.close();
-      } catch (error) {
-        // An errored body resets the socket without the last chunk, as a cut connection does; Bun prints any reason.
-        controller.error(error instanceof ConnectionCut ? undefined : error);
-      }
-      onDone();
-    },
-    cancel: onDone,
-  });
-  return new Response(body, { headers: { "content-type": "text/event-stream", "cache-control": "no-cache" } });
+  for await (const line of lines) yield encoder.encode(line);
 }
 
 async function readChatRequest(httpRequest: Request): Promise<ChatRequest> {
@@ -240,7 +169,7 @@ async function completeChat(fake: FakeOpenAi, httpRequest: Request): Promise<Res
     const outputs = produce(fake.answer, request, httpRequest.signal);
     // The first output is awaited before any header is sent, so that a fault can still be an HTTP status.
     const all = withFirst(await outputs.next(), outputs);
-    if (request.stream) return streamResponse(sseLines(request, all), finish);
+    if (request.stream) return streamResponse(encoded(sseLines(request, all)), SSE, finish);
     const response = await wholeResponse(request, all);
     finish();
     return response;
@@ -257,6 +186,8 @@ async function route(fake: FakeOpenAi, apiKey: string | undefined, httpRequest: 
     throw new HttpFault(401, "Incorrect API key provided.");
   }
   if (httpRequest.method === "POST" && pathname === "/v1/chat/completions") return completeChat(fake, httpRequest);
+  const audio = httpRequest.method === "POST" ? await audioRoute(fake.audio, pathname, httpRequest) : null;
+  if (audio) return audio;
   if (httpRequest.method === "GET" && pathname === "/v1/models") {
     const model = { id: "gpt-5-nano", object: "model", created: 1_754_000_000, owned_by: "reef" };
     return Response.json({ object: "list", data: [model] });
@@ -266,7 +197,7 @@ async function route(fake: FakeOpenAi, apiKey: string | undefined, httpRequest: 
 
 /**
  * Starts a local server that speaks OpenAI's chat completions protocol, streamed or whole, and answers as `answer`
- * says (the scripted persona when absent). With `apiKey` any other key gets 401. Port 0 (the default) takes a free one.
+ * says (the scripted persona when absent); it hears and speaks as `audio` says. With `apiKey` any other key gets 401. Port 0 (the default) takes a free one.
  */
 export async function startFakeOpenAi(
   options: { port?: number; answer?: Answer; apiKey?: string } = {},
@@ -291,6 +222,7 @@ export async function startFakeOpenAi(
     requests: [],
     answer: options.answer ?? personaAnswer(),
     running: 0,
+    audio: createFakeAudio(),
     close: () => server.stop(true),
   };
   return fake;
