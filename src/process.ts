@@ -59,7 +59,11 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
       const listening = sleep(config.PROCESSES > 1 ? LAST_REQUESTS_MS : 0).then(() => server.stop(false));
       clearInterval(sweeper);
       const { engine, hub: _, ...others } = parts;
-      const loops = Promise.all([engine.stop(DRAIN_MS), sockets.stop(DRAIN_MS), ...Object.values(others).map((part) => part.stop())]);
+      const loops = Promise.all([
+        engine.stop(DRAIN_MS),
+        sockets.stop(DRAIN_MS),
+        ...Object.values(others).map((part) => part.stop()),
+      ]);
       await withDeadline(loops, LOOPS_STOP_MS, "the loops").catch((err: unknown) =>
         log.warn({ err }, "did not stop in time"),
       );

@@ -37,6 +37,8 @@ interface SocketData {
   opening: Opening;
   peer: Peer | null;
   slot: VoiceSlot;
+  /** Text may be missing on the other side: its buffer was full. */
+  behind: boolean;
   speaker: Speaker | null;
   /** Frames of one socket are worked on one after the other, in the order they came. */
   work: Promise<void>;
@@ -92,6 +94,7 @@ export function createChatSockets(deps: Deps, hub: ChatHub, engine: Starter): Ch
         opening,
         peer: null,
         slot: new VoiceSlot(sound, deps.clock),
+        behind: false,
         speaker: null,
         work: Promise.resolve(),
         waiting: 0,
@@ -117,7 +120,11 @@ export function createChatSockets(deps: Deps, hub: ChatHub, engine: Starter): Ch
         sockets.add(ws);
         const peer = createPeer(ws, opening, deps.metrics.frames);
         ws.data.peer = peer;
-        ws.data.speaker = new Speaker(deps, inFlight, peer);
+        ws.data.speaker = new Speaker(deps, inFlight, {
+          userId: peer.userId,
+          send: (frame) => peer.send(frame),
+          isSlow: () => ws.data.behind || peer.isSlow(),
+        });
         peer.send(opening.connected);
         const { reset, afterSeq } = opening;
         if (reset) peer.send({ type: "reset", last_seq: afterSeq, reason: reset });
@@ -146,9 +153,7 @@ export function createChatSockets(deps: Deps, hub: ChatHub, engine: Starter): Ch
         if (ws.data.peer) ws.data.peer.lastHeardMs = Date.now();
       },
       drain(ws) {
-        const { peer, speaker } = ws.data;
-        // Text first.
-        if (peer && !peer.isSlow()) void hub.catchUp(peer).then(() => speaker?.drained());
+        if (ws.data.peer && !ws.data.peer.isSlow()) void catchUp(hub, ws.data.peer, ws.data);
       },
       close(ws) {
         sockets.delete(ws);
@@ -180,6 +185,14 @@ export function createChatSockets(deps: Deps, hub: ChatHub, engine: Starter): Ch
     },
     stop: (graceMs) => inFlight.stop(graceMs),
   };
+}
+
+/** What is missing first, then sound. */
+async function catchUp(hub: ChatHub, peer: Peer, data: SocketData): Promise<void> {
+  await hub.catchUp(peer);
+  if (peer.isSlow()) return;
+  data.behind = false;
+  data.speaker?.drained();
 }
 
 /** A stop is heard at once, whatever else waits. */
@@ -241,6 +254,7 @@ function createPeer(
       const wasSlow = slow;
       slow = isSlow();
       if (slow && !wasSlow) frames.slowed();
+      if (slow) ws.data.behind = true;
       return slow ? "slow" : "ok";
     },
     close: (code, reason) => ws.close(code, reason),

@@ -20,13 +20,12 @@ export interface Speaking {
  */
 export function beginVoice(deps: Deps, chat: Chat, inFlight: InFlight, socket: Speaking, voice: Voice): void {
   const { peer, slot } = socket;
-  chat.hub.announce(peer.assistantId, { type: "typing", agentId: peer.agentId, role: "user" }, peer.id);
   inFlight.add("listening", async () => {
     try {
       await listen(deps, chat, inFlight.signal, socket, voice);
     } catch (error) {
       // Another process listens to it when it is sent again: this one ends.
-      if (!inFlight.signal.aborted) refuse(deps, peer, voice.frame, error);
+      if (!inFlight.signal.aborted) refuse(deps, peer, { type: "voice", client_id: voice.clientId }, error);
     } finally {
       slot.done(voice);
     }
@@ -38,14 +37,15 @@ async function listen(
   chat: Chat,
   signal: AbortSignal,
   { peer, speaker }: Speaking,
-  { frame, bytes }: Voice,
+  { clientId, bytes, speak, voice }: Voice,
 ): Promise<void> {
   const { userId, assistantId } = peer;
-  const voice = (frame.speak && frame.voice) || null;
-  const spoken = { userId, assistantId, clientId: frame.client_id, bytes, voice };
-  const accepted = await acceptSpoken(deps, chat.engine.claim, spoken, signal);
-  const turn = acknowledge(chat, peer, frame.client_id, accepted);
-  if (!frame.speak) return;
+  const spoken = { userId, assistantId, clientId, bytes, voice };
+  const typing = { type: "typing", agentId: peer.agentId, role: "user" } as const;
+  const listening = () => chat.hub.announce(assistantId, typing, peer.id);
+  const accepted = await acceptSpoken(deps, chat.engine.claim, spoken, { signal, listening });
+  const turn = acknowledge(chat, peer, clientId, accepted);
+  if (!speak) return;
   const assistant = await findAssistant(deps.sql, { userId, id: assistantId });
   const assistantVoice = assistant?.voice ?? null;
   speaker.speak({ turnId: turn.id, voice, assistantVoice }, chat.hub.sentTo(peer, turn.id));

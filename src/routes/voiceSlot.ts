@@ -2,10 +2,13 @@ import type { Clock } from "../lib/clock.ts";
 import { AppError } from "../lib/errors.ts";
 import type { VoiceFrame } from "../protocol/chat.ts";
 
-/** A voice that is whole: what was said with it, and its sound. */
+/** A voice that is whole. */
 export interface Voice {
-  frame: Omit<VoiceFrame, "audio">;
+  clientId: string;
   bytes: Buffer;
+  speak: boolean;
+  /** Who is to speak, where that was asked for. */
+  voice: string | null;
 }
 
 /** What sound the process may hold at a time, until it was listened to. */
@@ -68,10 +71,10 @@ export class VoiceSlot {
     this.working = null;
   }
 
-  private take({ audio: _, ...frame }: VoiceFrame, bytes: Buffer): Voice | AppError {
+  private take({ client_id: clientId, speak = false, voice }: VoiceFrame, bytes: Buffer): Voice | AppError {
     if (bytes.length === 0) return new AppError("unsupported_audio");
     if (!this.budget.take(bytes.length)) return new AppError("service_unavailable", { retry_after: 2 });
-    this.working = frame.client_id;
-    return { frame, bytes };
+    this.working = clientId;
+    return { clientId, bytes, speak, voice: (speak && voice) || null };
   }
 }

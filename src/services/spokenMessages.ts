@@ -26,13 +26,13 @@ export interface SpokenMessage {
  * Accepts what was said as the user's message, its seconds charged in the same transaction. The same client_id is the
  * same message, whatever is heard the second time, and costs nothing. An expected "no" comes back as a value, before
  * anything is spent where that can be known: as `acceptMessage`, and `nothing_heard`, `message_too_long`,
- * `voice_not_in_plan`. Throws as `hear` does; then nothing was charged.
+ * `voice_not_in_plan`. Throws as `hear` does; then nothing was charged. `listening` is told that it begins.
  */
 export async function acceptSpoken(
   deps: HearingDeps,
   claim: Claim,
   spoken: SpokenMessage,
-  signal: AbortSignal,
+  { signal, listening }: { signal: AbortSignal; listening: () => void },
 ): Promise<Accepted | Refused | AppError> {
   const before = await findAccepted(deps, spoken);
   if (before) return before;
@@ -42,6 +42,7 @@ export async function acceptSpoken(
     // Whoever held it may have had it accepted.
     const meanwhile = await findAccepted(deps, spoken);
     if (meanwhile) return meanwhile;
+    listening();
     const heard = await hear(deps, { userId: spoken.userId, bytes: spoken.bytes, signal });
     return isRefused(heard) ? heard : acceptHeard(deps, claim, spoken, heard, signal);
   });
