@@ -3,6 +3,7 @@ import { registerGateway } from "./db/gateways.ts";
 import { migrate } from "./db/migrate.ts";
 import { listen, type Notice } from "./db/notify.ts";
 import type { Deps } from "./deps.ts";
+import type { ConnectionInfo } from "./http/middleware.ts";
 import { isUnavailable, renderOutside } from "./http/problem.ts";
 import { AppError } from "./lib/errors.ts";
 import { newId } from "./lib/ids.ts";
@@ -27,6 +28,8 @@ const LOOPS_STOP_MS = 10_000;
 /** Who is connected, or on the way here while new connections go to others, sends a request within this time. */
 const LAST_REQUESTS_MS = 1_000;
 const DATABASE_WAIT_MS = 60_000;
+/** A connection without traffic is closed after this. */
+const IDLE_SECONDS = 60;
 
 /** A running Reef: its port, and the orderly way to end it. */
 export interface RunningReef {
@@ -57,6 +60,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
       sockets.closeAll("restart");
       // Bun closes a connection that has not asked anything yet, and the kernel resets one that was not accepted.
       const listening = sleep(config.PROCESSES > 1 ? LAST_REQUESTS_MS : 0).then(() => server.stop(false));
+      const answered = withDeadline(listening, DRAIN_MS, "open requests").catch(() => server.stop(true));
       clearInterval(sweeper);
       const { engine, hub: _, ...others } = parts;
       const loops = Promise.all([
@@ -67,7 +71,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
       await withDeadline(loops, LOOPS_STOP_MS, "the loops").catch((err: unknown) =>
         log.warn({ err }, "did not stop in time"),
       );
-      await withDeadline(listening, LAST_REQUESTS_MS + 1000, "open requests").catch(() => server.stop(true));
+      await answered;
       await withDeadline(unlisten(), 1000, "unlisten").catch(() => undefined);
       await deps.close();
     },
@@ -147,7 +151,7 @@ function serve({ config, log }: Deps, http: HttpServer, sockets: ChatSockets) {
     hostname: config.HOST,
     port: config.PORT,
     reusePort: config.PROCESSES > 1,
-    idleTimeout: 60,
+    idleTimeout: IDLE_SECONDS,
     // The application refuses what is too large (limitBody), with its own answer; Bun's has none.
     maxRequestBodySize: Number.MAX_SAFE_INTEGER,
     development: false,
@@ -155,7 +159,10 @@ function serve({ config, log }: Deps, http: HttpServer, sockets: ChatSockets) {
       if (URL.parse(request.url) === null) return renderOutside(badHost());
       const upgraded = await sockets.upgrade(request, server);
       if (upgraded !== null) return upgraded;
-      return http.app.fetch(request, { ip: server.requestIP(request)?.address ?? null });
+      return http.app.fetch(request, {
+        ip: server.requestIP(request)?.address ?? null,
+        allowQuiet: (quiet) => server.timeout(request, quiet ? 0 : IDLE_SECONDS),
+      } satisfies ConnectionInfo);
     },
     error(err) {
       const requestId = newId();

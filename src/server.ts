@@ -4,10 +4,13 @@ import { requireUser } from "./http/auth.ts";
 import { createRouter, type Env, type RouteSpec } from "./http/env.ts";
 import { allowOrigins, securityHeaders } from "./http/headers.ts";
 import { idempotency } from "./http/idempotency.ts";
+import { takeLargeBody } from "./http/largeBody.ts";
 import { metered } from "./http/metered.ts";
 import { limitBody, measure, requestLog, sendElsewhere } from "./http/middleware.ts";
 import { requireOperator, requireOperatorOrLocal } from "./http/operator.ts";
 import { renderNoRoute, renderProblem } from "./http/problem.ts";
+import { takeUpload } from "./http/upload.ts";
+import { createMemoryBudget } from "./lib/memoryBudget.ts";
 import { accountRoutes } from "./routes/account.ts";
 import { adminRoutes } from "./routes/admin.ts";
 import { assistantRoutes } from "./routes/assistants.ts";
@@ -20,6 +23,7 @@ import { socialAuthRoutes } from "./routes/socialAuth.ts";
 import { sessionRoutes } from "./routes/sessions.ts";
 import { systemRoutes } from "./routes/system.ts";
 import { userRoutes } from "./routes/user.ts";
+import { voiceRoutes } from "./routes/voice.ts";
 import type { ChatHub } from "./services/chatHub.ts";
 import type { Starter } from "./services/turnEngine.ts";
 
@@ -32,15 +36,18 @@ export interface HttpServer {
 export function createServer(deps: Deps, hub: ChatHub, engine: Starter, isDraining: () => boolean): HttpServer {
   const router = createRouter({
     public: [],
-    user: [requireUser(deps), idempotency(deps)],
-    metered: [metered(deps)],
+    user: [requireUser(deps)],
     operator: [requireOperator(deps)],
     local: [requireOperatorOrLocal(deps)],
+    metered: [metered(deps)],
+    idempotent: [idempotency(deps)],
+    large: takeLargeBody(createMemoryBudget(deps.config.VOICE_MEMORY_BYTES)),
+    upload: takeUpload,
   });
   const { app, specs } = router;
   app.use(requestLog(deps.log, deps.config.TRUSTED_PROXIES), measure(deps.metrics), securityHeaders(deps.config));
   app.use("/api/*", allowOrigins(deps.config));
-  app.use(sendElsewhere(isDraining), limitBody());
+  app.use(sendElsewhere(isDraining), limitBody(specs));
   app.onError(renderProblem);
   app.notFound((c) => renderNoRoute(c, methodsOf(app, c.req.path)));
 
@@ -56,6 +63,7 @@ export function createServer(deps: Deps, hub: ChatHub, engine: Starter, isDraini
   sessionRoutes(router, deps);
   userRoutes(router, deps);
   assistantRoutes(router, deps, hub, engine);
+  voiceRoutes(router, deps);
   accountRoutes(router, deps);
 
   // Operators

@@ -53,14 +53,15 @@ export async function findIdempotencyKey(
   return row ?? null;
 }
 
-/** Keeps the first answer of a key. */
+/** Keeps the first answer of a key; false: there is one already. */
 export async function saveIdempotentAnswer(
   sql: Queryable,
   input: { userId: string; key: string; status: number; response: string | null },
-): Promise<void> {
-  await sql`
+): Promise<boolean> {
+  const rows = await sql`
     update idempotency_keys set status = ${input.status}, response = ${input.response}
-    where user_id = ${input.userId} and key = ${input.key} and status is null`;
+    where user_id = ${input.userId} and key = ${input.key} and status is null returning 1`;
+  return rows.length > 0;
 }
 
 /** Gives a key back after a request that failed on our side: the same request may be tried again, under the same claim. */

@@ -1,18 +1,24 @@
 import { bodyLimit } from "hono/body-limit";
-import type { MiddlewareHandler } from "hono";
+import type { Context, MiddlewareHandler } from "hono";
 import { routePath } from "hono/route";
 import { clientAddress } from "../lib/clientAddress.ts";
 import { AppError } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import type { Log } from "../lib/log.ts";
 import type { Metrics } from "../lib/metrics.ts";
-import type { Env } from "./env.ts";
+import type { Env, RouteSpec } from "./env.ts";
 
 const BODY_LIMIT_BYTES = 64 * 1024;
 
-/** What the server tells about a connection, as `app.fetch(request, { ip })` passes it on. */
+/** What the server tells about a connection, and does with it, as the second argument of `app.fetch` passes it on. */
 export interface ConnectionInfo {
   ip: string | null;
+  /** Whether the connection may be without traffic for longer than usual; whoever allows it has a limit of their own. */
+  allowQuiet(quiet: boolean): void;
+}
+
+export function allowQuiet(c: Context<Env>, quiet: boolean): void {
+  (c.env as ConnectionInfo | undefined)?.allowQuiet(quiet);
 }
 
 /** Gives each request an id and a logger, and writes one wide line at its end: no query, no body, no token. */
@@ -48,14 +54,20 @@ export function measure(metrics: Pick<Metrics, "http">): MiddlewareHandler<Env> 
   };
 }
 
-/** Refuses bodies over 64 KB: by their Content-Length before a byte is read, else while they come. */
-export function limitBody(): MiddlewareHandler<Env> {
-  return bodyLimit({
+/**
+ * Refuses bodies over 64 KB: by their Content-Length before a byte is read, else while they come. Routes that take larger
+ * ones look after themselves.
+ */
+export function limitBody(specs: readonly RouteSpec[]): MiddlewareHandler<Env> {
+  const limit = bodyLimit({
     maxSize: BODY_LIMIT_BYTES,
     onError: () => {
       throw new AppError("body_too_large");
     },
   });
+  const isLarge = ({ method, path }: { method: string; path: string }) =>
+    specs.some((spec) => spec.bodyBytes !== undefined && spec.path === path && spec.method.toUpperCase() === method);
+  return (c, next) => (isLarge(c.req) ? next() : limit(c, next));
 }
 
 /** Who keeps its connection to a process that is about to end should send its next request elsewhere. */

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { ERRORS, type ErrorCode } from "../lib/errors.ts";
 import { errorSchema } from "../protocol/api.ts";
-import { isBodyOptional, type RouteSpec } from "./env.ts";
+import { isBodyOptional, keepsAnswer, type RouteSpec, type UploadSpec } from "./env.ts";
 import { RATE_LIMIT_HEADERS } from "./metered.ts";
 
 const REQUEST_ID = { "X-Request-Id": { $ref: "#/components/headers/RequestId" } };
@@ -21,6 +21,8 @@ const SAYS_WHEN: ErrorCode[] = [
   "provider_unavailable",
   "service_unavailable",
 ];
+/** What a file looks like in a form; a bare one needs no schema. */
+const FILE = { type: "string", contentMediaType: "application/octet-stream" };
 const IDEMPOTENCY_KEY = {
   name: "Idempotency-Key",
   in: "header",
@@ -67,10 +69,13 @@ function renderOperation(spec: RouteSpec): object {
   const parameters = [
     ...renderParameters("path", spec.params),
     ...renderParameters("query", spec.query),
-    ...(takesKey(spec) ? [IDEMPOTENCY_KEY] : []),
+    ...(keepsAnswer(spec) ? [IDEMPOTENCY_KEY] : []),
   ];
   return {
     summary: spec.summary,
+    ...(spec.keeps === false
+      ? { description: "`Idempotency-Key` changes nothing here: each call does its work." }
+      : {}),
     tags: [spec.tag],
     ...(spec.access === "user" ? { security: [{ bearer: [] }] } : {}),
     ...(spec.access === "operator" ? { security: [{ operator: [] }, ...(spec.local ? [{}] : [])] } : {}),
@@ -78,7 +83,23 @@ function renderOperation(spec: RouteSpec): object {
     ...(spec.body
       ? { requestBody: { required: !isBodyOptional(spec.body), content: renderContent(schemaOf(spec.body, "input")) } }
       : {}),
+    ...(spec.upload ? { requestBody: { required: true, content: renderForms(spec.upload) } } : {}),
     responses: renderResponses(spec),
+  };
+}
+
+/** A file's three forms. */
+function renderForms({ json, formField, types }: UploadSpec): object {
+  const form = {
+    type: "object",
+    properties: { [formField]: FILE },
+    required: [formField],
+    additionalProperties: false,
+  };
+  return {
+    ...renderContent(schemaOf(json, "input")),
+    ...renderContent(form, "multipart/form-data"),
+    ...Object.fromEntries(types.map((type) => [type, {}])),
   };
 }
 
@@ -88,7 +109,7 @@ function renderResponses(spec: RouteSpec): Record<string, object> {
     responses[status] = {
       description: status === "204" ? "Done" : "OK",
       headers: { ...REQUEST_ID, ...(spec.metered ? RATE_LIMITS : {}) },
-      ...(schema ? { content: renderContent(schemaOf(schema, "output"), spec.produces) } : {}),
+      ...(schema ? { content: renderAnswer(spec, schema) } : {}),
     };
   }
   for (const [status, codes] of Map.groupBy(errorsOf(spec), (code) => ERRORS[code].status)) {
@@ -110,6 +131,11 @@ function renderResponses(spec: RouteSpec): Record<string, object> {
   return responses;
 }
 
+function renderAnswer(spec: RouteSpec, schema: z.ZodType): object {
+  const streams = Object.fromEntries((spec.streams ?? []).map((type) => [type, {}]));
+  return { ...renderContent(schemaOf(schema, "output"), spec.produces), ...streams };
+}
+
 function renderContent(schema: object, type = "application/json"): object {
   return { [type]: { schema } };
 }
@@ -118,17 +144,14 @@ function renderContent(schema: object, type = "application/json"): object {
 function errorsOf(spec: RouteSpec): ErrorCode[] {
   const codes: ErrorCode[] = [...spec.errors, "service_unavailable", "internal_error"];
   if (spec.access === "user") codes.push("unauthorized", "token_expired", "session_revoked", "account_suspended");
-  if (spec.body) codes.push("validation_failed", "invalid_json", "unsupported_media_type");
+  if (spec.body || spec.upload) codes.push("validation_failed", "invalid_json", "unsupported_media_type");
   if (spec.query) codes.push("validation_failed");
   if (spec.params || spec.local) codes.push("not_found");
   if (spec.access === "operator") codes.push("too_many_attempts", ...(spec.local ? [] : (["unauthorized"] as const)));
   if (spec.method !== "get") codes.push("body_too_large");
-  if (takesKey(spec)) codes.push("validation_failed", "idempotency_conflict", "idempotency_in_progress");
+  if (spec.bodyBytes !== undefined) codes.push("body_too_slow");
+  if (keepsAnswer(spec)) codes.push("validation_failed", "idempotency_conflict", "idempotency_in_progress");
   return [...new Set(codes)];
-}
-
-function takesKey(spec: RouteSpec): boolean {
-  return spec.access === "user" && spec.method !== "get";
 }
 
 function renderParameters(where: "path" | "query", schema: z.ZodType | undefined): object[] {

@@ -10,7 +10,7 @@ const UNSTORABLE_TEXT = "22021";
 
 /** The only place where a failed request becomes an answer. What is not an AppError is logged and says nothing. */
 export function renderProblem(error: Error, c: Context<Env>): Response {
-  const known = toAppError(error);
+  const known = toAppError(isAbortOf(error, c) ? new AppError("client_gone") : error);
   const log = c.get("log");
   if (known === null) log.error({ err: error }, "request failed");
   const problem = known ?? new AppError("internal_error");
@@ -22,6 +22,12 @@ export function renderProblem(error: Error, c: Context<Env>): Response {
     renderError(problem.code, problem.message, problem.extras, c.get("origin")?.requestId ?? ""),
     problem.status as 400,
   );
+}
+
+/** Whether it failed because nobody waits for it any more. */
+function isAbortOf(error: Error, c: Context): boolean {
+  const { signal } = c.req.raw;
+  return signal.aborted && (error === signal.reason || error.name === "AbortError");
 }
 
 /** The body of every failed request. */

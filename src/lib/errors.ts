@@ -34,6 +34,7 @@ export const ERRORS = {
   session_not_found: { status: 404, message: "There is no such session." },
   user_not_found: { status: 404, message: "There is no such user." },
   method_not_allowed: { status: 405, message: "This address does not take this method." },
+  body_too_slow: { status: 408, message: "The body took too long to arrive; send it again, or a shorter one." },
   email_taken: { status: 409, message: "There is an account with this e-mail address already; sign in instead." },
   identity_taken: { status: 409, message: "This Apple or Google account opens another account here." },
   no_password: {
@@ -64,6 +65,7 @@ export const ERRORS = {
   too_many_attempts: { status: 429, message: "Too many attempts; wait a little and try again." },
   timezone_changed: { status: 429, message: "The time zone can be changed once in 24 hours." },
   too_many_frames: { status: 429, message: "Too many frames at once; slow down." },
+  client_gone: { status: 499, message: "The client went away before it was answered." },
   turn_failed: { status: 502, message: "I could not answer that. Nothing was charged; please send it again." },
   internal_error: { status: 500, message: "Something went wrong on our side. Nothing was lost; please try again." },
   assistant_unavailable: {

@@ -8,6 +8,15 @@ export const VOICE_BODY_BYTES = 25 * 1024 * 1024;
 export const SPEAK_MAX_CHARACTERS = 4096;
 export const SPEECH_FORMATS = ["mp3", "opus", "aac", "flac", "wav", "pcm"] as const;
 export type SpeechFormat = (typeof SPEECH_FORMATS)[number];
+/** Content types of bare speech. */
+export const SPEECH_TYPES: Record<SpeechFormat, string> = {
+  mp3: "audio/mpeg",
+  opus: "audio/ogg",
+  aac: "audio/aac",
+  flac: "audio/flac",
+  wav: "audio/wav",
+  pcm: "audio/pcm",
+};
 
 export const transcribeBody = z.strictObject({
   audio: z.base64().min(1).describe("The sound file, base64"),
@@ -27,7 +36,10 @@ export const speakBody = z.strictObject({
     .describe("Markdown is spoken by its words; code blocks are left out"),
   voice: z.string().min(1).max(30).optional().describe("One of the plan's voices; by default the assistant's"),
   agent_id: z.string().min(1).max(60).optional().describe("The assistant that speaks"),
-  format: z.enum(SPEECH_FORMATS).default("mp3").describe("pcm: 24 kHz, 16 bit, mono, without a header"),
+  format: z
+    .enum(SPEECH_FORMATS)
+    .optional()
+    .describe("By default the one that Accept names, else mp3. opus: in Ogg; pcm: 24 kHz, 16 bit, mono, no header"),
   speed: z.number().min(0.25).max(4).default(1),
 });
 export const spokenSchema = z.object({

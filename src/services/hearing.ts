@@ -2,7 +2,7 @@ import { getUsage, type Cost } from "../db/usage.ts";
 import type { Queryable } from "../db/connect.ts";
 import type { Deps } from "../deps.ts";
 import { detectFormat, MEDIA_TYPES, type AudioFormat } from "../lib/audio/formats.ts";
-import { measureAudio } from "../lib/audio/length.ts";
+import { measureAudio } from "../lib/audio/measure.ts";
 import { AppError } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import { estimateCost } from "../lib/prices.ts";
@@ -12,6 +12,8 @@ export type HearingDeps = UsageDeps & Pick<Deps, "speech" | "audio" | "log">;
 
 /** Beyond the provider's own budget: for the look into the bytes before, and the settling after. */
 const GRACE_MS = 60_000;
+/** What a provider may claim to have heard: a day. */
+const LONGEST_SECONDS = 86_400;
 
 /** What was said. `reservation`: what it costs, to be settled with whatever is made of it; null for silence, which is free. */
 export interface Transcript {
@@ -46,7 +48,7 @@ export async function hear(
     if (!(await deps.audio.hasSpeechEnergy(bytes, format))) return await giveBack(deps, userId, key, silence);
     const heard = await transcribe(deps, bytes, format, signal);
     if (heard.noSpeech || heard.text === "") return await giveBack(deps, userId, key, silence);
-    const durationSeconds = heard.durationSeconds ?? measured;
+    const durationSeconds = Math.min(heard.durationSeconds ?? measured, LONGEST_SECONDS);
     return { text: heard.text, durationSeconds, reservation: renderReservation(deps, key, durationSeconds) };
   } catch (error) {
     await giveBack(deps, userId, key, null);

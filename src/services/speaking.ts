@@ -1,6 +1,6 @@
 import { getUsage, type Amounts, type Usage } from "../db/usage.ts";
 import type { Deps } from "../deps.ts";
-import { measureSpeech } from "../lib/audio/length.ts";
+import { measureSpeech } from "../lib/audio/measure.ts";
 import { AppError } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import { estimateCost } from "../lib/prices.ts";
@@ -14,6 +14,18 @@ const CHARACTERS_PER_SECOND = 14;
 /** A stream that its reader has not taken by then is cut, and what was reserved for it beyond comes back. */
 const STREAM_MS = 300_000;
 const GRACE_MS = 30_000;
+/** The most that a second of sound takes, about. */
+const BYTES_PER_SECOND: Record<SpeechFormat, number> = {
+  mp3: 20_000,
+  opus: 12_000,
+  aac: 20_000,
+  flac: 48_000,
+  wav: 48_000,
+  pcm: 48_000,
+};
+/** Of sound that is not compressed the beginning tells how many bytes make a second. */
+const UNCOMPRESSED: readonly SpeechFormat[] = ["wav", "pcm"];
+const KEPT_BYTES = 65_536;
 
 /** What is to be spoken, how, and for whom. */
 export interface SpeechRequest {
@@ -80,15 +92,15 @@ async function begin(deps: SpeakingDeps, request: SpeechRequest) {
   const { userId, text, format, speed } = request;
   const amounts = { ttsCharacters: text.length, voiceOutputSeconds: estimateSeconds(text, speed) };
   const key = newId();
-  const usage = await reserve(deps, { userId, key, amounts, voice: request.voice });
-  if (isRefused(usage)) return usage;
-  const model = usage.ttsModel;
-  const voice = request.voice ?? chooseVoice(usage, request.assistantVoice);
-  const ledger = new SpeechLedger(deps, { key, model, amounts, ...request });
+  const reserved = await reserve(deps, { userId, key, amounts, voice: request.voice });
+  if (isRefused(reserved)) return reserved;
+  const model = reserved.ttsModel;
+  const voice = request.voice ?? chooseVoice(reserved, request.assistantVoice);
+  const signal = AbortSignal.any([request.signal, AbortSignal.timeout(STREAM_MS)]);
+  const ledger = new SpeechLedger(deps, { ...request, key, model, amounts, signal });
   try {
-    const signal = AbortSignal.any([request.signal, AbortSignal.timeout(STREAM_MS)]);
     const source = await deps.speech!.speak({ text, voice, model, format, speed, signal });
-    return { reserved: usage, ledger, source };
+    return { reserved, ledger, source };
   } catch (error) {
     await ledger.settle("failed");
     throw error;
@@ -98,6 +110,11 @@ async function begin(deps: SpeakingDeps, request: SpeechRequest) {
 /** About how long a text is when it is spoken, in whole seconds. */
 function estimateSeconds(text: string, speed: number): number {
   return Math.max(1, Math.ceil(text.length / CHARACTERS_PER_SECOND / speed));
+}
+
+/** About how many bytes a text's speech has, at most. */
+export function estimateBytes(text: string, speed: number, format: SpeechFormat): number {
+  return estimateSeconds(text, speed) * BYTES_PER_SECOND[format];
 }
 
 function chooseVoice({ voices }: Usage, assistantVoice: string | null): string {
@@ -124,8 +141,10 @@ async function reserve(
 /** Follows one speech to its end and settles it, once. */
 class SpeechLedger {
   readonly ended = Promise.withResolvers<{ durationSeconds: number }>();
-  private readonly chunks: Uint8Array[] = [];
-  private settled = false;
+  private chunks: Uint8Array[] = [];
+  private keptBytes = 0;
+  private bytes = 0;
+  private settled: Promise<{ durationSeconds: number }> | null = null;
 
   constructor(
     private readonly deps: SpeakingDeps,
@@ -136,49 +155,78 @@ class SpeechLedger {
     },
   ) {}
 
-  /** The same stream, settled before its reader sees its end. */
+  /** The same stream, settled before its reader sees its end. One that nobody reads ends with the signal, too. */
   follow(source: ReadableStream<Uint8Array>): ReadableStream<Uint8Array> {
+    const { signal } = this.speech;
     const reader = source.getReader();
+    const leave = async (reason: unknown) => {
+      await reader.cancel(reason).catch(() => undefined);
+      await this.settle("left");
+    };
+    const { promise: over, resolve: end } = Promise.withResolvers<void>();
     return new ReadableStream<Uint8Array>(
       {
+        start: (controller) => {
+          const stop = () => void leave(signal.reason).then(() => controller.error(signal.reason));
+          if (signal.aborted) return stop();
+          signal.addEventListener("abort", stop, { once: true });
+          void over.then(() => signal.removeEventListener("abort", stop));
+        },
         pull: async (controller) => {
           try {
             const { done, value } = await reader.read();
+            if (signal.aborted) return;
             if (!done) {
-              this.chunks.push(value);
+              this.keep(value);
               return controller.enqueue(value);
             }
             await this.settle("whole");
             controller.close();
           } catch (error) {
-            await this.settle(this.speech.signal.aborted ? "left" : "failed");
+            // Then it is over already, or will be in a moment.
+            if (signal.aborted) return;
+            await this.settle("failed");
             controller.error(error);
           }
+          end();
         },
-        cancel: async (reason) => {
-          await reader.cancel(reason).catch(() => undefined);
-          await this.settle("left");
+        cancel: (reason) => {
+          end();
+          return leave(reason);
         },
       },
       { highWaterMark: 0 },
     );
   }
 
-  /** Everything of it. */
-  async collect(source: ReadableStream<Uint8Array>): Promise<Buffer> {
-    for await (const chunk of source) this.chunks.push(chunk);
-    return Buffer.concat(this.chunks);
+  /** `whole`: as measured. `left`: the reader went away and pays for what came. `failed`: nothing. */
+  settle(how: "whole" | "left" | "failed", secondsBefore = 0): Promise<{ durationSeconds: number }> {
+    this.settled ??= this.write(how, secondsBefore);
+    return this.settled;
   }
 
-  /** `whole`: as measured. `left`: the reader went away and pays for what came. `failed`: nothing. */
-  async settle(how: "whole" | "left" | "failed", secondsBefore = 0): Promise<{ durationSeconds: number }> {
-    if (this.settled) return this.ended.promise;
-    this.settled = true;
+  /** All of the sound, in one piece. */
+  async collect(source: ReadableStream<Uint8Array>): Promise<Buffer> {
+    const sound: Uint8Array[] = [];
+    for await (const chunk of source) {
+      this.keep(chunk);
+      sound.push(chunk);
+    }
+    return Buffer.concat(sound);
+  }
+
+  private keep(chunk: Uint8Array): void {
+    this.bytes += chunk.length;
+    if (this.keptBytes >= KEPT_BYTES && UNCOMPRESSED.includes(this.speech.format)) return;
+    this.keptBytes += chunk.length;
+    this.chunks.push(chunk);
+  }
+
+  private async write(how: "whole" | "left" | "failed", secondsBefore: number): Promise<{ durationSeconds: number }> {
     const { deps, speech } = this;
     const { userId, key, model, amounts } = speech;
-    const bytes = Buffer.concat(this.chunks);
-    const durationSeconds =
-      (bytes.length === 0 ? 0 : await measureSpeech(bytes, speech.format)) ?? amounts.voiceOutputSeconds;
+    const measured = await this.measure();
+    const durationSeconds = measured ?? (how === "whole" ? amounts.voiceOutputSeconds : 0);
     const share = how === "whole" ? 1 : Math.min(1, durationSeconds / amounts.voiceOutputSeconds);
     const ttsCharacters = Math.ceil(amounts.ttsCharacters * share);
     const voiceOutputSeconds = Math.ceil(secondsBefore + durationSeconds) - Math.ceil(secondsBefore);
@@ -192,5 +240,19 @@ class SpeechLedger {
       .catch((err: unknown) => deps.log.warn({ err, user_id: userId }, "a reservation waits for its end"));
     this.ended.resolve({ durationSeconds });
     return { durationSeconds };
+  }
+
+  /** Seconds that came; null when it can't be told. */
+  private async measure(): Promise<number | null> {
+    const kept = Buffer.concat(this.chunks);
+    this.chunks = [];
+    if (kept.length === 0) return 0;
+    const { format } = this.speech;
+    const seconds = await measureSpeech(kept, format);
+    const unkeptBytes = this.bytes - kept.length;
+    if (seconds === null || unkeptBytes === 0) return seconds;
+    const half = kept.subarray(0, KEPT_BYTES / 2);
+    const secondsAByte = (seconds - ((await measureSpeech(half, format)) ?? 0)) / (kept.length - half.length);
+    return seconds + unkeptBytes * secondsAByte;
   }
 }

@@ -36,6 +36,8 @@ const TABLE: Record<string, "public" | "user" | "operator"> = {
   "POST /api/assistants/:id/resume": "user",
   "GET /api/assistants/:id/messages": "user",
   "POST /api/assistants/:id/messages": "user",
+  "POST /api/voice/transcribe": "user",
+  "POST /api/voice/speak": "user",
   "DELETE /api/user/account": "user",
   "GET /metrics": "operator",
   "GET /api/admin/users": "operator",
@@ -61,9 +63,13 @@ const WITH_BODY = new Set([
   "POST /api/assistants",
   "PUT /api/assistants/:id",
   "POST /api/assistants/:id/messages",
+  "POST /api/voice/transcribe",
+  "POST /api/voice/speak",
   "DELETE /api/user/account",
   "POST /api/admin/users/:id/suspend",
 ]);
+/** Larger bodies than elsewhere are read, and found wrong. */
+const TAKES_LARGE = new Set(["POST /api/voice/transcribe", "POST /api/voice/speak"]);
 /** A body that fits, where a route needs one. */
 const FITTING: Record<string, object> = {
   "PUT /api/auth/sessions/:id": { device_name: "Mine now" },
@@ -241,7 +247,9 @@ describe("bad bodies", () => {
           400,
           "validation_failed",
         ],
-        [JSON.stringify({ email: "x".repeat(66_000) }), 413, "body_too_large"],
+        TAKES_LARGE.has(route)
+          ? [JSON.stringify({ email: "x".repeat(66_000) }), 400, "validation_failed"]
+          : [JSON.stringify({ email: "x".repeat(66_000) }), 413, "body_too_large"],
       ];
       for (const [body, status, code] of cases) {
         const answer = await call(reef.url, method, pathOf(path), body, tokenFor(route));
@@ -287,6 +295,36 @@ test("what clients of the description need: keys, optional bodies", async () => 
   expect(names(paths["/api/assistants/{id}"].put)).toEqual(["id", "Idempotency-Key"]);
   expect(names(paths["/api/assistants/{id}"].get)).toEqual(["id"]);
   expect(names(paths["/api/auth/login"].post)).toEqual([]);
+});
+
+test("what clients of the description need: the three forms of a recording, sound as an answer, no key where none counts", async () => {
+  await expectDescribed("GET /livez", await call(reef.url, "GET", "/livez"));
+  const { "/api/voice/transcribe": transcribe, "/api/voice/speak": speak } = description.paths;
+  const forms = transcribe.post.requestBody.content;
+  expect(Object.keys(forms)).toEqual([
+    "application/json",
+    "multipart/form-data",
+    "audio/*",
+    "application/octet-stream",
+  ]);
+  expect(forms["application/json"].schema.required).toEqual(["audio"]);
+  expect(forms["multipart/form-data"].schema.properties.file.contentMediaType).toBe("application/octet-stream");
+  expect(Object.keys(speak.post.responses[200].content)).toEqual([
+    "application/json",
+    "audio/mpeg",
+    "audio/ogg",
+    "audio/aac",
+    "audio/flac",
+    "audio/wav",
+    "audio/pcm",
+  ]);
+  expect(speak.post.responses[200].headers["X-RateLimit-TTS-Remaining"]).toBeDefined();
+  const names = (operation: Json) => (operation.parameters ?? []).map(({ name }: Json) => name);
+  expect([names(transcribe.post), names(speak.post)]).toEqual([["Idempotency-Key"], []]);
+  expect(speak.post.description).toContain("Idempotency-Key");
+  for (const code of [400, 401, 403, 408, 409, 413, 415, 429, 503])
+    expect(transcribe.post.responses[code]).toBeDefined();
+  expect(speak.post.responses[409]).toBeUndefined();
 });
 
 test("a wrong method is 405 and says which are right", async () => {
