@@ -1,4 +1,4 @@
-/** A part of a Markdown text that can be spoken by itself. Code is not spoken. */
+/** A part of a Markdown text that can be spoken by itself. Code and formulas that stand alone are not spoken. */
 export interface Piece {
   text: string;
   code: boolean;
@@ -15,6 +15,9 @@ const CLOSERS = /^[*_~`"'\p{Pe}\p{Pf}]+[^\S\n]*(?:\n|(?<=\s))/u;
 const LINE_PREFIX = String.raw`^[ \t]*(?:(?:[-*+>]|\d{1,9}[.)])[ \t]+)?`;
 const FENCE = new RegExp(String.raw`${LINE_PREFIX}(${"`"}{3,}(?=[^${"`"}]*$)|~{3,})`);
 const MAYBE_FENCE = new RegExp(String.raw`${LINE_PREFIX}(?:${"`"}+$|~+$|${"`"}{3}|~{3})`);
+/** A formula over several lines, from its opening marks to its closing ones. */
+const FORMULA = /^[ \t]*(\$\$|\\\[)/;
+const MAYBE_FORMULA = /^[ \t]*(?:\$\$?$|\\$|\$\$|\\\[)/;
 const LIST_ITEM = /^[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]/;
 /** Words that a full stop does not end, besides single letters and the numbers of a list or a day. */
 const ABBREVIATIONS =
@@ -22,7 +25,7 @@ const ABBREVIATIONS =
 
 /**
  * Reads a Markdown text that is still being written, sentence by sentence. A sentence is whole when something follows it
- * or its line ends; a code block or a table when the line after it begins. The pieces joined are the text, and they are
+ * or its line ends; a block of code, a formula or a table when the line after it begins. The pieces joined are the text, and they are
  * the same however it arrives.
  */
 export class SentenceReader {
@@ -60,10 +63,14 @@ export class SentenceReader {
     const { pending } = this;
     const line = lineAt(pending, 0);
     const whole = ended || line.endsWith("\n");
-    if (!whole && (line.trim() === "" || MAYBE_FENCE.test(line))) return null;
+    if (!whole && (line.trim() === "" || MAYBE_FENCE.test(line) || MAYBE_FORMULA.test(line))) return null;
     if (line.trim() === "") return { length: line.length, code: false };
     const fence = FENCE.exec(line.trimEnd())?.[1];
-    if (fence) return codeBlock(pending, line.length, fence, ended);
+    if (fence) return block(pending, line.length, (closing) => closes(closing, fence), ended);
+    const formula = FORMULA.exec(line)?.[1];
+    const shut = formula === "$$" ? "$$" : "\\]";
+    if (formula && !line.trim().slice(2).includes(shut))
+      return block(pending, line.length, (closing) => closing.endsWith(shut), ended);
     if (isRow(line)) return table(pending, ended);
     if (this.afterBlank && !this.inList && /^(?: {4}|\t)/.test(line))
       return whole ? { length: line.length, code: true } : null;
@@ -139,16 +146,18 @@ function hasOpenMarks(text: string): boolean {
   return opened > closed;
 }
 
-/** From the opening fence to the closing one. */
-function codeBlock(pending: string, start: number, fence: string, ended: boolean): Found | null {
+/** What is not spoken, from its first line to the one that closes it. */
+function block(pending: string, start: number, isLast: (line: string) => boolean, ended: boolean): Found | null {
   for (let at = start; at < pending.length;) {
     const line = lineAt(pending, at);
     at += line.length;
-    const closing = line.trim();
-    const closes = closing.startsWith(fence) && closing === fence[0]!.repeat(closing.length);
-    if (closes && (ended || line.endsWith("\n"))) return { length: at, code: true };
+    if ((ended || line.endsWith("\n")) && isLast(line.trim())) return { length: at, code: true };
   }
   return ended ? { length: pending.length, code: true } : null;
+}
+
+function closes(line: string, fence: string): boolean {
+  return line.startsWith(fence) && line === fence[0]!.repeat(line.length);
 }
 
 /** All rows, so that they can be spoken without their bars. */

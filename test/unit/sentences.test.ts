@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { cutLong, SENTENCE_MAX_CHARACTERS, SentenceReader, type Piece } from "../../src/lib/sentences.ts";
+import { renderSpokenText } from "../../src/lib/spokenText.ts";
 import { createRandom } from "../simulation/random.ts";
 
 const read = (chunks: string[]): Piece[] => {
@@ -90,6 +91,38 @@ describe("a text in sentences", () => {
   });
 });
 
+/** As models answer. */
+const answers = [
+  `# Packing list
+
+Here's what I would **take along**. It's cold there (about -5 °C), so: *dress warmly!*
+
+1. **Clothes**: a coat, e.g. the blue one. Gloves, too.
+   - Socks, 3 pairs. Thick ones
+   - A [good hat](https://shop.example/hats?id=3.5)
+2. Documents: passport (see [the rules](https://gov.example/a_(b)). Don't forget!), ticket
+
+> "Never travel without a book." Said somebody.
+
+| Day | Plan |
+|-----|------|
+| Mon. | Museum. Then lunch |
+| Tue. | Rest |
+
+\`\`\`sh
+echo "not. Spoken"
+\`\`\`
+
+Run \`npm start. Now\`, then wait... That's all — have fun! 🎉 See https://example.org/x?y=1. Bye`,
+  "Klar! Das kostet ca. 3,50 € bzw. 4 $. Am 3. Mai um 10 Uhr, d. h. nächsten Montag.\n\n- Erstens. Zweitens.\n- Drittens\n\nGruß, Dr. Müller",
+  "好的。我们开始吧！第一步：打开设置。\n第二步：选择「语言」。完成了吗？",
+];
+test.each(answers)("said piece by piece it is what the whole would be: %#", (answer) => {
+  const spoken = read([answer]).flatMap((piece) => (piece.code ? [] : renderSpokenText(piece.text.trimStart())));
+  const flat = (text: string) => text.replace(/\s+/g, " ").trim();
+  expect(flat(spoken.join(" "))).toBe(flat(renderSpokenText(answer).replace(/(?<=[。！？])/g, " ")));
+});
+
 test("a sentence is whole as soon as something follows it, a line as soon as it ends", () => {
   const reader = new SentenceReader();
   expect(reader.add("First. ")).toEqual([]);
@@ -143,6 +176,10 @@ test("any text, however it is split: the same pieces, and joined they are the te
     "\n- ",
     "\n    ",
     "\n|",
+    "$$",
+    "\n$$\n",
+    "\n\\[\n",
+    "\\]\n",
     "\ud83d",
     words(30),
     words(160),
