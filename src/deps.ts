@@ -11,6 +11,7 @@ import { connectRedis } from "./clients/redis.ts";
 import { createSpeechProvider, type SpeechProvider } from "./clients/speech.ts";
 import { createStripeClient, type StripeClient } from "./clients/stripe.ts";
 import { createWorkspaces, type Workspaces } from "./clients/workspaces.ts";
+import { createAudioInspector, type AudioInspector } from "./lib/audio/inspector.ts";
 import { realClock, type Clock } from "./lib/clock.ts";
 import { newId } from "./lib/ids.ts";
 import type { Log } from "./lib/log.ts";
@@ -44,6 +45,7 @@ export interface Deps {
   mailer: Mailer | null;
   /** Null without OPENAI_API_KEY: nothing is heard or spoken. */
   speech: SpeechProvider | null;
+  audio: AudioInspector;
   stripe: StripeClient;
   passwords: Passwords;
   localCounts: LocalCounts;
@@ -78,6 +80,8 @@ export function createDeps(config: Config, log: Log): Deps {
   const workspaces = createWorkspaces(config.OPENCLAW_GATEWAY_DIR, log);
   const mailer = createMailer(config, log);
   onClose("mailer", 1000, () => mailer?.close());
+  const audio = createAudioInspector();
+  onClose("audio inspector", 1000, () => audio.close());
   const metrics = createMetrics();
   const loopDelay = createLoopDelay();
   onClose("loop delay", 100, () => loopDelay.close());
@@ -106,6 +110,7 @@ export function createDeps(config: Config, log: Log): Deps {
     mailer,
     passwords: createPasswords(createCommonPasswords()),
     speech: createSpeechProvider(config, log, metrics),
+    audio,
     stripe: createStripeClient(config),
     localCounts: createLocalCounts(),
     metrics,
