@@ -46,7 +46,9 @@ export class Speaker {
 
   /** Silences an answer, or all, whether they are still written or not. */
   stop(turnId: string | null): void {
-    for (const answer of this.answers.slice()) if (turnId === null || answer.wanted.turnId === turnId) answer.stop();
+    // The last one first, or each would begin when the one before it has ended.
+    const meant = this.answers.filter(({ wanted }) => turnId === null || wanted.turnId === turnId);
+    for (const answer of meant.toReversed()) answer.stop();
   }
 
   /** The device has room again. */

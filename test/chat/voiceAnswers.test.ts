@@ -164,6 +164,25 @@ test("an answer with nothing to say ends without sound", async () => {
   expect(await usedBy(town.reef, user)).toMatchObject({ spoken: 0, characters: 0 });
 });
 
+test("the model says something else after all: what was said stays said, then comes what is stored", async () => {
+  const gate = Promise.withResolvers<void>();
+  closers.push(() => gate.resolve());
+  town.reef.gateway.setAnswer(async function* () {
+    yield { text: "First. Second one. And" };
+    yield { wait: gate.promise };
+    yield { retrying: true };
+    yield { text: "First. Other text. The end." };
+  });
+  const { chat } = await makePerson(town.reef);
+  speakTo(chat, WEATHER, { speak: true });
+  await until("two sentences are heard", () => audioOf(chat).length === 2);
+  gate.resolve();
+  expect(await chat.next("the end", isEnd)).toMatchObject({ frames: 4, reason: "done" });
+  expect(chat.frames.find(isAnswer)).toMatchObject({ content: "First. Other text. The end." });
+  const order = ["First.", "Second one.", "Other text.", "The end."];
+  expect(asked().toSorted((one, two) => order.indexOf(one) - order.indexOf(two))).toEqual(order);
+});
+
 test("two answers are heard one after the other", async () => {
   const { open } = holdSpeech((call) => call.text === "One.");
   const { chat, script, turnId } = await ask({}, ["One."]);
@@ -222,6 +241,23 @@ test("stop when the answer is written and only its voice still speaks; of anothe
   await settled(town.reef, user);
   expect(await usedBy(town.reef, user)).toMatchObject({ characters: SENTENCES[0]!.length });
   expect(chat.frames.find(isAnswer)).toMatchObject({ finish: "complete" });
+});
+
+test("stop silences all that waits to be heard", async () => {
+  holdSpeech();
+  const { chat, script } = await ask({}, ["One."]);
+  script.open();
+  await until("the first is being spoken", () => asked().length === 1);
+  speakTo(chat, JOKE, { speak: true });
+  await until("both are written", () => chat.frames.filter(isAnswer).length === 2);
+  chat.send({ type: "stop" });
+  await until("both are silenced", () => chat.frames.filter(isEnd).length === 2);
+  expect(chat.frames.filter(isEnd).map((frame) => [frame.frames, frame.reason])).toEqual([
+    [0, "stopped"],
+    [0, "stopped"],
+  ]);
+  await until("no call runs", () => town.provider.audio.running === 0);
+  expect(asked()).toEqual(["One."]);
 });
 
 test("stop from another device", async () => {
@@ -317,18 +353,22 @@ test.each([
   },
 );
 
-test("the answer fails: its voice ends", async () => {
-  const { chat } = await ask();
+test("the answer fails: its voice ends, what was said of it is paid", async () => {
+  const gate = Promise.withResolvers<void>();
+  closers.push(() => gate.resolve());
   town.reef.gateway.setAnswer(async function* () {
     yield { text: "Begun. And" };
+    yield { wait: gate.promise };
     yield { error: "format" };
   });
-  chat.send({ type: "stop" });
-  await chat.next("the first is over", isEnd);
-  speakTo(chat, JOKE, { speak: true });
-  await until("both are over", () => chat.frames.filter(isEnd).length === 2);
-  expect(chat.frames.filter(isEnd)[1]).toMatchObject({ reason: "failed" });
-  expect(chat.frames.filter(isError).map((frame) => frame.code)).toEqual(["turn_failed"]);
+  const { user, chat } = await makePerson(town.reef);
+  speakTo(chat, WEATHER, { speak: true });
+  await chat.next("the first sentence is heard", isAudio);
+  gate.resolve();
+  expect(await chat.next("the end", isEnd)).toMatchObject({ frames: 1, reason: "failed" });
+  expect(await chat.next("the error", isError)).toMatchObject({ code: "turn_failed" });
+  await settled(town.reef, user);
+  expect(await usedBy(town.reef, user)).toMatchObject({ text: 0, heard: 3, characters: "Begun.".length });
 });
 
 test("a device that stops reading: what is made waits for it, nothing more is; then all comes, in order", async () => {
