@@ -11,8 +11,9 @@ import { idle } from "./idle.ts";
 import { logins } from "./logins.ts";
 import { overhead } from "./overhead.ts";
 import { relay } from "./relay.ts";
+import { voice } from "./voice.ts";
 
-const benches: Record<string, Bench> = { relay, idle, overhead, http, history, logins };
+const benches: Record<string, Bench> = { relay, idle, overhead, http, history, logins, voice };
 
 process.chdir(resolve(import.meta.dir, ".."));
 const [name = "--help", ...rest] = process.argv.slice(2);

@@ -63,7 +63,11 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
       const answered = withDeadline(listening, DRAIN_MS, "open requests").catch(() => server.stop(true));
       clearInterval(sweeper);
       const { engine, hub: _, ...others } = parts;
-      const loops = Promise.all([engine.stop(DRAIN_MS), ...Object.values(others).map((part) => part.stop())]);
+      const loops = Promise.all([
+        engine.stop(DRAIN_MS),
+        sockets.stop(DRAIN_MS),
+        ...Object.values(others).map((part) => part.stop()),
+      ]);
       await withDeadline(loops, LOOPS_STOP_MS, "the loops").catch((err: unknown) =>
         log.warn({ err }, "did not stop in time"),
       );

@@ -21,6 +21,8 @@ interface Run extends RunFrames {
   chunks: number;
   everyMs: number;
   filler: string;
+  /** Words instead of times: every tenth ends a sentence. */
+  words: boolean;
   startedAt: number;
   sent: number;
   text: string;
@@ -29,7 +31,8 @@ interface Run extends RunFrames {
 
 /**
  * The runs of the load gateway. A message says what its answer is to be: `chunks=200 every=0 size=24`. Every chunk
- * carries the time at which it was made, between bars, so that whoever reads it knows how long it took.
+ * carries the time at which it was made, between bars, so that whoever reads it knows how long it took; with `words=1`
+ * it is a word, and ten are a sentence.
  */
 export function createRuns(outlet: Outlet) {
   const running = new Map<string, Run>();
@@ -40,7 +43,8 @@ export function createRuns(outlet: Outlet) {
     if (run.aborted) return;
     if (run.sent === run.chunks) return finish(run);
     if (outlet.waiting(run.sessionKey) > FULL_BYTES) return void setTimeout(step, 1, run);
-    const delta = `|${(performance.timeOrigin + performance.now()).toFixed(3)}|${run.filler}`;
+    const stamp = () => `|${(performance.timeOrigin + performance.now()).toFixed(3)}|${run.filler}`;
+    const delta = run.words ? wordOf(run.sent) : stamp();
     run.text += delta;
     run.sent += 1;
     outlet.emit(run.sessionKey, textFrames(run, run.sent + 3, run.text, delta));
@@ -74,6 +78,7 @@ export function createRuns(outlet: Outlet) {
           chunks: wish("chunks", 1),
           everyMs: wish("every", 0),
           filler: "x".repeat(Math.max(0, wish("size", 24) - 19)),
+          words: wish("words", 0) === 1,
           startedAt: performance.now(),
           sent: 0,
           text: "",
@@ -97,4 +102,8 @@ export function createRuns(outlet: Outlet) {
       return `{"sessionKey":"${sessionKey}","messages":[${(rows.get(sessionKey) ?? []).slice(-limit).join(",")}]}`;
     },
   };
+}
+
+function wordOf(n: number): string {
+  return n % 10 === 0 ? "Words " : n % 10 === 9 ? "end. " : "follow ";
 }

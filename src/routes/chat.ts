@@ -1,29 +1,27 @@
 import type { Server, ServerWebSocket, WebSocketHandler } from "bun";
 import type { Hono } from "hono";
-import { z } from "zod";
-import { findAssistantByAgent, type Assistant } from "../db/assistants.ts";
-import { findRunningTurn } from "../db/turns.ts";
-import { getUsage, type Usage } from "../db/usage.ts";
 import type { Deps } from "../deps.ts";
 import type { Env } from "../http/env.ts";
 import { mayOpenSocket } from "../http/headers.ts";
-import { renderOutside, toAppError } from "../http/problem.ts";
+import { renderOutside } from "../http/problem.ts";
 import { AppError } from "../lib/errors.ts";
-import { CHAT_SUBPROTOCOL, CLOSE, MAX_FRAME_BYTES, type ServerFrame } from "../protocol/chat.ts";
-import { MESSAGE_MAX_CHARACTERS } from "../protocol/api.ts";
-import { authenticate, type Identity } from "../services/accessTokens.ts";
-import { wakeAssistant } from "../services/assistants.ts";
+import { InFlight } from "../lib/inFlight.ts";
+import { CHAT_SUBPROTOCOL, CLOSE, MAX_SOUND_BYTES, type ServerFrame } from "../protocol/chat.ts";
 import type { ChatHub } from "../services/chatHub.ts";
-import { findResetReason, type Peer } from "../services/chatRooms.ts";
+import type { Peer } from "../services/chatRooms.ts";
 import type { Starter } from "../services/turnEngine.ts";
 import {
   createOpenSockets,
   MAX_SOCKETS_PER_USER,
   SILENT_HEARTBEATS,
   type OpenSocket,
-  type OpenSockets,
 } from "../services/openSockets.ts";
-import { handleFrame } from "./chatFrames.ts";
+import { Speaker } from "../services/speaker.ts";
+import { readArrival, type Arrival } from "./chatArrivals.ts";
+import { handleFrame, refuse, type Chat } from "./chatFrames.ts";
+import { prepare, type Opening } from "./chatOpening.ts";
+import { beginVoice } from "./chatVoice.ts";
+import { SoundBudget, VoiceSlot } from "./voiceSlot.ts";
 
 /** What a slow reader may have waiting; above it, it is brought up to date when it has drained. */
 const BUFFER_BYTES = 256 * 1024;
@@ -31,24 +29,17 @@ const BUFFER_BYTES = 256 * 1024;
 const MAX_WAITING_FRAMES = 200;
 /** Who goes on sending though so many were refused in one go is no client of ours. */
 const MAX_REFUSED_FRAMES = 200;
+/** Sound of all sockets together that waits to be listened to. */
+const SOUND_BYTES = 64 * 1024 * 1024;
 const PATH = "/ws/chat";
 
-/** What an upgraded socket starts with: everything was checked before the upgrade, so `open` has nothing to wait for. */
-type Opening =
-  | {
-      ok: true;
-      identity: Identity;
-      assistant: Assistant;
-      afterSeq: number;
-      reset: "too_far_behind" | "ahead" | null;
-      connected: ServerFrame;
-      turn: { id: string; seq: number } | null;
-      socket: OpenSocket;
-    }
-  | { ok: false; code: number; reason: string };
 interface SocketData {
   opening: Opening;
   peer: Peer | null;
+  slot: VoiceSlot;
+  /** Text may be missing on the other side: its buffer was full. */
+  behind: boolean;
+  speaker: Speaker | null;
   /** Frames of one socket are worked on one after the other, in the order they came. */
   work: Promise<void>;
   waiting: number;
@@ -63,9 +54,9 @@ export interface ChatSockets {
   /** Closes dead, expired and silent sockets; called by a timer. */
   sweep(): void;
   closeAll(reason: string): void;
+  /** Waits for what was said on sockets that are closed, at most `graceMs`; what is left then is given up. */
+  stop(graceMs: number): Promise<void>;
 }
-
-const afterSeqSchema = z.coerce.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
 
 /** What the chat socket's address says to a plain request. */
 export function chatRoute(app: Hono<Env>): void {
@@ -78,6 +69,9 @@ export function chatRoute(app: Hono<Env>): void {
 export function createChatSockets(deps: Deps, hub: ChatHub, engine: Starter): ChatSockets {
   const sockets = new Set<ServerWebSocket<SocketData>>();
   const openSockets = createOpenSockets(deps);
+  const inFlight = new InFlight(deps.log);
+  const sound = new SoundBudget(SOUND_BYTES);
+  const chat = { hub, engine };
   let closing = false;
   return {
     async upgrade(request, server) {
@@ -96,13 +90,23 @@ export function createChatSockets(deps: Deps, hub: ChatHub, engine: Starter): Ch
         "";
       const opening = await prepare(deps, openSockets, url, token);
       const headers = offered.includes(CHAT_SUBPROTOCOL) ? { "Sec-WebSocket-Protocol": CHAT_SUBPROTOCOL } : {};
-      const data = { opening, peer: null, work: Promise.resolve(), waiting: 0, refused: 0, pingedMs: Date.now() };
+      const data = {
+        opening,
+        peer: null,
+        slot: new VoiceSlot(sound, deps.clock),
+        behind: false,
+        speaker: null,
+        work: Promise.resolve(),
+        waiting: 0,
+        refused: 0,
+        pingedMs: Date.now(),
+      };
       if (server.upgrade(request, { data, headers })) return undefined;
       if (opening.ok) openSockets.release(opening.socket);
       return null;
     },
     websocket: {
-      maxPayloadLength: MAX_FRAME_BYTES,
+      maxPayloadLength: MAX_SOUND_BYTES,
       backpressureLimit: 8 * 1024 * 1024,
       idleTimeout: 0,
       sendPings: false,
@@ -116,6 +120,11 @@ export function createChatSockets(deps: Deps, hub: ChatHub, engine: Starter): Ch
         sockets.add(ws);
         const peer = createPeer(ws, opening, deps.metrics.frames);
         ws.data.peer = peer;
+        ws.data.speaker = new Speaker(deps, inFlight, {
+          userId: peer.userId,
+          send: (frame) => peer.send(frame),
+          isSlow: () => ws.data.behind || peer.isSlow(),
+        });
         peer.send(opening.connected);
         const { reset, afterSeq } = opening;
         if (reset) peer.send({ type: "reset", last_seq: afterSeq, reason: reset });
@@ -128,9 +137,13 @@ export function createChatSockets(deps: Deps, hub: ChatHub, engine: Starter): Ch
         peer.lastHeardMs = Date.now();
         deps.metrics.frames.received();
         if (data.waiting >= MAX_WAITING_FRAMES) return refuseFlood(data, peer);
+        const arrival = readArrival(data.slot, raw);
+        if (arrival === "too_big") return peer.close(CLOSE.tooBig, "frame too large");
+        if (!arrival) return;
+        silence(data, arrival);
         data.waiting += 1;
         data.work = data.work
-          .then(() => handleFrame(deps, { hub, engine }, peer, raw))
+          .then(() => workOn(deps, chat, inFlight, data, arrival))
           .finally(() => {
             data.waiting -= 1;
             if (data.waiting === 0) data.refused = 0;
@@ -140,11 +153,12 @@ export function createChatSockets(deps: Deps, hub: ChatHub, engine: Starter): Ch
         if (ws.data.peer) ws.data.peer.lastHeardMs = Date.now();
       },
       drain(ws) {
-        if (ws.data.peer && !ws.data.peer.isSlow()) void hub.catchUp(ws.data.peer);
+        if (ws.data.peer && !ws.data.peer.isSlow()) void catchUp(hub, ws.data.peer, ws.data);
       },
       close(ws) {
         sockets.delete(ws);
         if (ws.data.opening.ok) openSockets.release(ws.data.opening.socket);
+        ws.data.speaker?.close();
         if (ws.data.peer) hub.leave(ws.data.peer);
       },
     },
@@ -169,7 +183,34 @@ export function createChatSockets(deps: Deps, hub: ChatHub, engine: Starter): Ch
       closing = true;
       for (const ws of sockets) sendAway(ws, reason);
     },
+    stop: (graceMs) => inFlight.stop(graceMs),
   };
+}
+
+/** What is missing first, then sound. */
+async function catchUp(hub: ChatHub, peer: Peer, data: SocketData): Promise<void> {
+  await hub.catchUp(peer);
+  if (peer.isSlow()) return;
+  data.behind = false;
+  data.speaker?.drained();
+}
+
+/** A stop is heard at once, whatever else waits. */
+function silence({ speaker }: SocketData, arrival: Arrival): void {
+  if (arrival.kind === "frame" && arrival.frame.type === "stop") speaker?.stop(arrival.frame.turn_id ?? null);
+}
+
+async function workOn(
+  deps: Deps,
+  chat: Chat,
+  inFlight: InFlight,
+  { peer, slot, speaker }: SocketData,
+  arrival: Arrival,
+): Promise<void> {
+  if (!peer || !speaker) return;
+  if (arrival.kind === "frame") return handleFrame(deps, chat, peer, arrival.frame);
+  if (arrival.kind === "voice") return beginVoice(deps, chat, inFlight, { peer, slot, speaker }, arrival.voice);
+  refuse(deps, peer, { type: "refused", client_id: arrival.clientId }, arrival.error);
 }
 
 function sendAway(ws: ServerWebSocket<SocketData>, reason: string): void {
@@ -184,50 +225,6 @@ function refuseFlood(data: SocketData, peer: Peer): void {
   if (data.refused > MAX_REFUSED_FRAMES) return peer.close(CLOSE.tooManySockets, "too many frames");
   const error = new AppError("too_many_frames", { retry_after: 1 });
   peer.send({ type: "error", code: error.code, message: error.message, ...error.extras });
-}
-
-async function prepare(deps: Deps, openSockets: OpenSockets, url: URL, token: string): Promise<Opening> {
-  try {
-    const identity = await authenticate(deps, token);
-    const assistant = await findAssistantByAgent(deps.sql, {
-      userId: identity.userId,
-      agentId: url.searchParams.get("agent_id") ?? "",
-    });
-    if (!assistant) return { ok: false, code: CLOSE.policy, reason: "there is no such assistant" };
-    await wakeAssistant(deps, identity, assistant.id);
-    const usage = await getUsage(deps.sql, identity.userId);
-    const after = afterSeqSchema.safeParse(url.searchParams.get("after_seq") ?? undefined);
-    const wanted = after.data ?? assistant.lastSeq;
-    const reset = findResetReason(wanted, assistant.lastSeq);
-    const afterSeq = reset ? assistant.lastSeq : wanted;
-    const turn = await findRunningTurn(deps.sql, { userId: identity.userId, assistantId: assistant.id });
-    const connected = renderConnected(deps, assistant, usage);
-    // Last: who is refused for another reason takes no place.
-    const socket = await openSockets.claim(identity.userId, assistant.agentId);
-    if (!socket) return { ok: false, code: CLOSE.tooManySockets, reason: "too many sockets" };
-    return { ok: true, identity, assistant, afterSeq, reset, turn, connected, socket };
-  } catch (error) {
-    const known = toAppError(error);
-    if (known && known.status < 500) return { ok: false, code: CLOSE.policy, reason: known.message.slice(0, 100) };
-    deps.log[known ? "warn" : "error"]({ err: error }, "chat socket could not be opened");
-    return { ok: false, code: CLOSE.restart, reason: "not ready; try again" };
-  }
-}
-
-function renderConnected(deps: Deps, assistant: Assistant, { used, limits, resetAt }: Usage): ServerFrame {
-  return {
-    type: "connected",
-    agentId: assistant.agentId,
-    assistant_id: assistant.id,
-    last_seq: assistant.lastSeq,
-    state: assistant.state,
-    heartbeat_ms: deps.config.CHAT_PING_MS,
-    limits: {
-      message_characters: MESSAGE_MAX_CHARACTERS,
-      frame_bytes: MAX_FRAME_BYTES,
-      text_messages: { used: used.textMessages, limit: limits.textMessages, reset_at: resetAt.toISOString() },
-    },
-  };
 }
 
 function createPeer(
@@ -253,9 +250,11 @@ function createPeer(
     send(frame) {
       ws.send(typeof frame === "string" ? frame : JSON.stringify(frame));
       frames.sent(typeof frame === "string" ? "rendered" : frame.type);
+      if (typeof frame !== "string") ws.data.speaker?.heard(frame);
       const wasSlow = slow;
       slow = isSlow();
       if (slow && !wasSlow) frames.slowed();
+      if (slow) ws.data.behind = true;
       return slow ? "slow" : "ok";
     },
     close: (code, reason) => ws.close(code, reason),

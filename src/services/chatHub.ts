@@ -12,11 +12,13 @@ import {
   findResetReason,
   openRoom,
   readRoom,
+  sentTo,
   syncNow,
   syncPeer,
   type Peer,
   type Room,
   type RunningTurn,
+  type Sent,
 } from "./chatRooms.ts";
 import { createKeptText, KEPT_WITHIN_MS, type KeptText } from "./keptText.ts";
 import { renderUsageFrame } from "./usage.ts";
@@ -129,6 +131,12 @@ export class ChatHub {
     const here = known?.id === turn.id ? known.text : "";
     const there = (await this.kept.read(turn.id)) ?? "";
     return there.length > here.length ? there : here;
+  }
+
+  /** What a device that is connected here was sent of an answer before now; what comes later it is sent. */
+  sentTo(peer: Peer, turnId: string): Sent {
+    const room = this.rooms.get(peer.assistantId);
+    return room ? sentTo(room, peer, turnId) : { text: "", answer: null };
   }
 
   /** A frame for every device on an assistant, but one. */

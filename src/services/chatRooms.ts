@@ -37,6 +37,12 @@ export interface Peer {
   close(code: number, reason: string): void;
 }
 
+/** What a device has been sent of an answer by now: its text so far, or the message that ended it. */
+export interface Sent {
+  text: string;
+  answer: Message | null;
+}
+
 /** What a process knows of an assistant that somebody here is connected to. */
 export interface Room {
   assistantId: string;
@@ -107,6 +113,16 @@ export async function syncPeer(deps: Pick<Deps, "sql">, room: Room, peer: Peer):
   }
   if (peer.seq >= room.lastSeq) syncText(room, peer);
   syncState(room, peer);
+}
+
+/** What a peer was sent of a turn's answer before now. */
+export function sentTo(room: Room, peer: Peer, turnId: string): Sent {
+  const { recent, turn } = room;
+  const answer = recent.find(
+    (message) => message.turnId === turnId && message.role === "assistant" && message.seq <= peer.seq,
+  );
+  const text = turn?.id === turnId && peer.turn?.id === turnId ? turn.text.slice(0, peer.turn.offset) : "";
+  return { text, answer: answer ?? null };
 }
 
 /** The part of `syncPeer` that needs no database: for a room whose peers are all up to date this is all there is. */

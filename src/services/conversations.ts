@@ -38,6 +38,14 @@ type SqlDeps = Pick<Deps, "sql">;
 
 const ONE_MESSAGE = { textMessages: 1 };
 
+/** What a message may bring along. */
+interface Along {
+  /** A repeated one is known by its client_id alone: what is heard in the same sound differs from time to time. */
+  anyText?: boolean;
+  /** Done in the transaction that accepts it; not for a repeated one. */
+  settle?: (sql: Queryable) => Promise<void>;
+}
+
 /**
  * Accepts a message: reservation, message and queued turn in one transaction, in which this process also claims the turn
  * when its assistant is free. Only after it may anything be acknowledged. The same client_id gives the same answer again.
@@ -48,6 +56,7 @@ export async function acceptMessage(
   deps: UsageDeps,
   claim: Claim,
   input: { userId: string; assistantId: string; clientId: string; content: string },
+  along: Along = {},
 ): Promise<Accepted | Refused | AppError> {
   const content = input.content.toWellFormed();
   const refused = await findCheapRefusal(deps, input.userId, ONE_MESSAGE);
@@ -61,7 +70,7 @@ export async function acceptMessage(
       getUsage(sql, input.userId),
     ]);
     if (!conversation || conversation.status === "deleted") return new AppError("assistant_not_found");
-    if (earlier) return repeatAnswer(sql, input.userId, earlier, content);
+    if (earlier) return repeatAnswer(sql, input.userId, earlier, along.anyText ? earlier.content : content);
     // Read after the lock, so that nobody talks on after their suspension.
     if (!today.active) return new AppError("account_suspended");
     if (conversation.status === "paused") return new AppError("assistant_paused");
@@ -90,9 +99,24 @@ export async function acceptMessage(
       conversation.state === "awake" ? claim(sql) : [],
       conversation.state === "awake" ? null : notify(sql, "gateway", gatewayId),
       notifyIfQueued(sql, gatewayId),
+      along.settle?.(sql),
     ]);
     return { message, turn, repeated: false, usage, claimed };
   });
+}
+
+/** What was accepted under a client_id before; null: nothing was. */
+export async function findAccepted(
+  deps: SqlDeps,
+  key: { userId: string; assistantId: string; clientId: string },
+): Promise<Accepted | null> {
+  const earlier = await findMessageByClientId(deps.sql, key);
+  return earlier && repeat(deps.sql, key.userId, earlier);
+}
+
+async function repeat(sql: Queryable, userId: string, earlier: Message): Promise<Accepted> {
+  const turn = await findTurn(sql, { userId, id: earlier.turnId });
+  return { message: earlier, turn: turn!, repeated: true, usage: null, claimed: [] };
 }
 
 async function repeatAnswer(
@@ -101,9 +125,7 @@ async function repeatAnswer(
   earlier: Message,
   content: string,
 ): Promise<Accepted | AppError> {
-  if (earlier.content !== content) return new AppError("client_id_conflict");
-  const turn = await findTurn(sql, { userId, id: earlier.turnId });
-  return { message: earlier, turn: turn!, repeated: true, usage: null, claimed: [] };
+  return earlier.content === content ? repeat(sql, userId, earlier) : new AppError("client_id_conflict");
 }
 
 /** How a turn ended. `text` is what was said; empty where nothing was. */

@@ -40,8 +40,6 @@ export interface SpeechRequest {
   /** 1: as the voice speaks. */
   speed: number;
   signal: AbortSignal;
-  /** Seconds that were spoken of the same answer before: whole seconds are charged for the answer, not for each sentence. */
-  secondsBefore?: number;
 }
 
 /** Sound on its way. */
@@ -60,6 +58,37 @@ export interface Speech {
  * that fails gives everything back. Throws `voice_not_in_plan`, `account_suspended`, `voice_unavailable`.
  */
 export async function speak(deps: SpeakingDeps, request: SpeechRequest): Promise<Speech | Refused> {
+  const begun = await begin(deps, request);
+  if (isRefused(begun)) return begun;
+  const { ledger, source, reserved } = begun;
+  const { text } = request;
+  return { stream: ledger.follow(source), characters: text.length, usage: reserved, ended: ledger.ended.promise };
+}
+
+/** Sound that is passed on as a whole, and paid for when that was done. */
+export interface HeldSpeech {
+  /** All of it; once. Rejects as the call fails, or with the signal's reason. */
+  collect(): Promise<Buffer>;
+  /**
+   * Charges what was collected, or gives back everything: the first call decides. `secondsBefore` were spoken of the same
+   * answer before: whole seconds are charged for the answer, not for each sentence.
+   */
+  settle(how: "whole" | "failed", secondsBefore?: number): Promise<{ durationSeconds: number }>;
+}
+
+/** As `speak`, but nothing is paid until the caller says so; what nobody settles comes back by itself. */
+export async function speakHeld(deps: SpeakingDeps, request: SpeechRequest): Promise<HeldSpeech | Refused> {
+  const begun = await begin(deps, request);
+  if (isRefused(begun)) return begun;
+  const { ledger, source } = begun;
+  return {
+    collect: () => ledger.collect(source),
+    settle: (how, secondsBefore) => ledger.settle(how, secondsBefore),
+  };
+}
+
+/** Reserves, and asks the provider: resolves with the first of the sound. */
+async function begin(deps: SpeakingDeps, request: SpeechRequest) {
   const { userId, text, format, speed } = request;
   const amounts = { ttsCharacters: text.length, voiceOutputSeconds: estimateSeconds(text, speed) };
   const key = newId();
@@ -71,7 +100,7 @@ export async function speak(deps: SpeakingDeps, request: SpeechRequest): Promise
   const ledger = new SpeechLedger(deps, { ...request, key, model, amounts, signal });
   try {
     const source = await deps.speech!.speak({ text, voice, model, format, speed, signal });
-    return { stream: ledger.follow(source), characters: text.length, usage: reserved, ended: ledger.ended.promise };
+    return { reserved, ledger, source };
   } catch (error) {
     await ledger.settle("failed");
     throw error;
@@ -115,7 +144,7 @@ class SpeechLedger {
   private chunks: Uint8Array[] = [];
   private keptBytes = 0;
   private bytes = 0;
-  private settled: Promise<void> | null = null;
+  private settled: Promise<{ durationSeconds: number }> | null = null;
 
   constructor(
     private readonly deps: SpeakingDeps,
@@ -171,9 +200,19 @@ class SpeechLedger {
   }
 
   /** `whole`: as measured. `left`: the reader went away and pays for what came. `failed`: nothing. */
-  settle(how: "whole" | "left" | "failed"): Promise<void> {
-    this.settled ??= this.write(how);
+  settle(how: "whole" | "left" | "failed", secondsBefore = 0): Promise<{ durationSeconds: number }> {
+    this.settled ??= this.write(how, secondsBefore);
     return this.settled;
+  }
+
+  /** All of the sound, in one piece. */
+  async collect(source: ReadableStream<Uint8Array>): Promise<Buffer> {
+    const sound: Uint8Array[] = [];
+    for await (const chunk of source) {
+      this.keep(chunk);
+      sound.push(chunk);
+    }
+    return Buffer.concat(sound);
   }
 
   private keep(chunk: Uint8Array): void {
@@ -183,9 +222,9 @@ class SpeechLedger {
     this.chunks.push(chunk);
   }
 
-  private async write(how: "whole" | "left" | "failed"): Promise<void> {
+  private async write(how: "whole" | "left" | "failed", secondsBefore: number): Promise<{ durationSeconds: number }> {
     const { deps, speech } = this;
-    const { userId, key, model, amounts, secondsBefore = 0 } = speech;
+    const { userId, key, model, amounts } = speech;
     const measured = await this.measure();
     const durationSeconds = measured ?? (how === "whole" ? amounts.voiceOutputSeconds : 0);
     const share = how === "whole" ? 1 : Math.min(1, durationSeconds / amounts.voiceOutputSeconds);
@@ -200,6 +239,7 @@ class SpeechLedger {
       .begin((sql) => settleUsage(deps, sql, { userId, key, ...settling }))
       .catch((err: unknown) => deps.log.warn({ err, user_id: userId }, "a reservation waits for its end"));
     this.ended.resolve({ durationSeconds });
+    return { durationSeconds };
   }
 
   /** Seconds that came; null when it can't be told. */

@@ -2,6 +2,7 @@ import { afterEach, expect, test } from "bun:test";
 import type { FakeAnswer } from "../fakes/gateway.ts";
 import { isAnswer, makeAssistant, makeUser, openChat, type Chat, type Json, type TestUser } from "../factories.ts";
 import { startProcess, startTestReef, until, type TestReef } from "../harness.ts";
+import { openRawChat } from "./rawChat.ts";
 
 let reef: TestReef;
 const closers: (() => unknown)[] = [];
@@ -213,40 +214,3 @@ test("a slow reader is not waited for, and has everything in order when it reads
     chat.frames.filter((frame) => frame.type === "message").map((frame) => frame.content),
   );
 }, 60_000);
-
-/** A client whose reading can be stopped: a WebSocket by hand on a TCP socket. */
-async function openRawChat(url: string, token: string, agentId: string) {
-  const { hostname, port } = new URL(url);
-  const { connect } = await import("node:net");
-  const socket = connect(Number(port), hostname);
-  let received: Buffer = Buffer.alloc(0);
-  socket.on("data", (data: Buffer) => (received = Buffer.concat([received, data])));
-  socket.write(
-    `GET /ws/chat?agent_id=${agentId}&token=${token}&after_seq=0 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n` +
-      "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-  );
-  await until("it is connected", () => received.includes('"connected"'));
-  return {
-    pause: () => socket.pause(),
-    resume: () => socket.resume(),
-    destroy: () => socket.destroy(),
-    messages: () => readFrames(received).filter((frame) => frame.type === "message"),
-  };
-}
-
-/** The JSON of the whole text frames that a server has sent so far (RFC 6455, unmasked). */
-function readFrames(bytes: Buffer): Json[] {
-  const frames: Json[] = [];
-  let at = bytes.indexOf("\r\n\r\n") + 4;
-  while (at + 2 <= bytes.length) {
-    const short = bytes[at + 1]! & 0x7f;
-    const head = short === 126 ? 4 : short === 127 ? 10 : 2;
-    if (at + head > bytes.length) break;
-    const length =
-      short === 126 ? bytes.readUInt16BE(at + 2) : short === 127 ? Number(bytes.readBigUInt64BE(at + 2)) : short;
-    if (at + head + length > bytes.length) break;
-    if ((bytes[at]! & 0x0f) === 1) frames.push(JSON.parse(bytes.toString("utf8", at + head, at + head + length)));
-    at += head + length;
-  }
-  return frames;
-}

@@ -1,7 +1,7 @@
 import { findAssistant } from "../../src/db/assistants.ts";
 import { findRunningTurn } from "../../src/db/turns.ts";
 import { getUsage } from "../../src/db/usage.ts";
-import type { ServerFrame } from "../../src/protocol/chat.ts";
+import type { PlainFrame, ServerFrame } from "../../src/protocol/chat.ts";
 import { handleFrame } from "../../src/routes/chatFrames.ts";
 import type { Peer } from "../../src/services/chatRooms.ts";
 import type { Device } from "./device.ts";
@@ -85,7 +85,7 @@ export class Connection {
   }
 
   private async handle(frame: Record<string, unknown>): Promise<void> {
-    if (this.peer) await handleFrame(this.process.deps, this.process, this.peer, JSON.stringify(frame));
+    if (this.peer) await handleFrame(this.process.deps, this.process, this.peer, frame as PlainFrame);
   }
 
   private async accept(): Promise<void> {

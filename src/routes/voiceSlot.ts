@@ -1,0 +1,80 @@
+import type { Clock } from "../lib/clock.ts";
+import { AppError } from "../lib/errors.ts";
+import type { VoiceFrame } from "../protocol/chat.ts";
+
+/** A voice that is whole. */
+export interface Voice {
+  clientId: string;
+  bytes: Buffer;
+  speak: boolean;
+  /** Who is to speak, where that was asked for. */
+  voice: string | null;
+}
+
+/** What sound the process may hold at a time, until it was listened to. */
+export class SoundBudget {
+  private heldBytes = 0;
+
+  constructor(private readonly limitBytes: number) {}
+
+  take(bytes: number): boolean {
+    if (this.heldBytes + bytes > this.limitBytes) return false;
+    this.heldBytes += bytes;
+    return true;
+  }
+
+  giveBack(bytes: number): void {
+    this.heldBytes -= bytes;
+  }
+}
+
+/** As long as a silent client is given at most: its frame would have come by then. */
+const ANNOUNCED_MS = 60_000;
+
+/**
+ * The one voice that a socket may have in work: a frame with its sound, or a frame that announces it and the binary frame
+ * after that. Decides as frames arrive, so that no more sound is held than is listened to.
+ */
+export class VoiceSlot {
+  /** `voice` null: what it announced was refused, or is in work; its sound is taken without a word. */
+  private announced: { frame: VoiceFrame | null; atMs: number } | null = null;
+  private working: string | null = null;
+
+  constructor(
+    private readonly budget: SoundBudget,
+    private readonly clock: Clock,
+  ) {}
+
+  /** A frame of type voice. Null: there is nothing to do, or not yet. */
+  offer(frame: VoiceFrame): Voice | AppError | null {
+    const busy = this.working !== null;
+    const announces = frame.audio === undefined;
+    this.announced = announces ? { frame: busy ? null : frame, atMs: this.clock.now() } : null;
+    // The one in work answers for it.
+    if (this.working === frame.client_id) return null;
+    if (busy) return new AppError("too_many_frames", { retry_after: 2 }, "One voice at a time; wait for its answer.");
+    return announces ? null : this.take(frame, Buffer.from(frame.audio!, "base64"));
+  }
+
+  /** A binary frame; "unexpected": nobody announced it. */
+  receive(bytes: Buffer): { frame: VoiceFrame; voice: Voice | AppError } | "unexpected" | null {
+    const { announced } = this;
+    this.announced = null;
+    if (!announced || this.clock.now() - announced.atMs > ANNOUNCED_MS) return "unexpected";
+    const { frame } = announced;
+    return frame && { frame, voice: this.take(frame, bytes) };
+  }
+
+  /** It was listened to. */
+  done(voice: Voice): void {
+    this.budget.giveBack(voice.bytes.length);
+    this.working = null;
+  }
+
+  private take({ client_id: clientId, speak = false, voice }: VoiceFrame, bytes: Buffer): Voice | AppError {
+    if (bytes.length === 0) return new AppError("unsupported_audio");
+    if (!this.budget.take(bytes.length)) return new AppError("service_unavailable", { retry_after: 2 });
+    this.working = clientId;
+    return { clientId, bytes, speak, voice: (speak && voice) || null };
+  }
+}
