@@ -4,6 +4,7 @@ import { parseAccept } from "../http/accept.ts";
 import type { Env, Router } from "../http/env.ts";
 import { noRoom } from "../http/largeBody.ts";
 import { allowQuiet } from "../http/middleware.ts";
+import { inMilliseconds } from "../lib/seconds.ts";
 import {
   speakBody,
   SPEECH_FORMATS,
@@ -115,10 +116,6 @@ function orRefuse<T extends object>(c: Context<Env>, outcome: T | Refused): T {
 
 function renderHeard({ text, durationSeconds }: Heard) {
   return { text, duration_seconds: inMilliseconds(durationSeconds) };
-}
-
-function inMilliseconds(seconds: number): number {
-  return Math.round(seconds * 1000) / 1000;
 }
 
 async function renderSpoken({ stream, ended, characters }: Omit<Speech, "usage">, format: SpeechFormat) {
