@@ -153,10 +153,10 @@ export const environmentSchema = z.object({
   TRANSCRIPTION_MODEL: text("The provider's model that writes down what was said").default("whisper-1"),
   VOICE_TIMEOUT_MS: integer("How long one call for voice waits for the provider in all", 100, 600_000).default(60_000),
   VOICE_MEMORY_BYTES: integer(
-    "Bytes of recordings and speech held by a process; beyond it voice answers 503; memory in use is up to four times it",
+    "Bytes of recordings and speech held by a process at a time, beyond it 503; memory in use may reach ten times that",
     50 * 1024 * 1024,
     64 * 1024 ** 3,
-  ).default(128 * 1024 * 1024),
+  ).default(64 * 1024 * 1024),
   VOICE_FIRST_BYTE_MS: integer(
     "How long the provider of voice may be silent before its answer and within it; long audio gets more",
     50,

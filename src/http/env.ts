@@ -18,7 +18,7 @@ export interface Env {
     operator: Operator;
     /** Names what an idempotent write creates. */ claim?: string;
     /** Keeps the answer to an idempotent write in the transaction that makes it true. */ keepAnswer?: KeepAnswer;
-    /** The request's bytes, where a guard has read them. */ body?: Uint8Array;
+    /** The request's bytes, where a guard has read them. */ body?: Uint8Array | undefined;
     /** What the request holds of the memory for large bodies. */ hold?: Hold;
     /** The file that the request brought. */ file?: Uint8Array;
     /** The caller's day, where the handler knows it. */ usage?: Usage;

@@ -10,7 +10,7 @@ const RETRY_AFTER_SECONDS = 2;
 /**
  * Reads a signed-in user's body before the route runs: refused by its Content-Length before a byte is read, else while it
  * comes. What requests hold at a time is bounded by `budget`; who finds no room is told to come back. Memory in use is
- * about four times as much: a body is also decoded, and sent on.
+ * four or five times as much (a body is also decoded, looked into and sent on), and twice that until it is collected.
  */
 export function takeLargeBody(budget: MemoryBudget, arrivesMs = ARRIVES_MS) {
   return (maxBytes: number): MiddlewareHandler<Env> =>

@@ -11,6 +11,8 @@ const MOST_PARTS = 16;
 export function takeUpload(spec: UploadSpec): MiddlewareHandler<Env> {
   return async (c, next) => {
     c.set("file", await readFile(c, spec));
+    // What the file was wrapped in need not stay in memory while it is worked on.
+    c.set("body", undefined);
     await next();
   };
 }

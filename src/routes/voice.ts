@@ -4,6 +4,7 @@ import { parseAccept } from "../http/accept.ts";
 import type { Env, Router } from "../http/env.ts";
 import { noRoom } from "../http/largeBody.ts";
 import { allowQuiet } from "../http/middleware.ts";
+import { inMilliseconds } from "../lib/seconds.ts";
 import {
   speakBody,
   SPEECH_FORMATS,
@@ -19,6 +20,8 @@ import { isRefused, renderRefusal, type Refused } from "../services/usage.ts";
 import { speakText, transcribe, type Heard } from "../services/voice.ts";
 
 const tag = "Voice";
+/** What a recording counts for at most while it is collected for JSON: one alone always has room. */
+const MOST_HELD_BYTES = 24 * 1024 * 1024;
 
 const FORMAT_OF_TYPE = new Map<string, SpeechFormat>([
   ["audio/mp3", "mp3"],
@@ -87,7 +90,8 @@ export function voiceRoutes(router: Router, deps: Deps): void {
       const format = body.format ?? wanted.format ?? "mp3";
       const { text, speed, voice = null, agent_id: agentId = null } = body;
       // The whole recording is held to be put into JSON.
-      if (!wanted.sound && !c.get("hold")?.grow(estimateBytes(text, speed, format))) throw noRoom();
+      const bytes = Math.min(estimateBytes(text, speed, format), MOST_HELD_BYTES);
+      if (!wanted.sound && !c.get("hold")?.grow(bytes)) throw noRoom();
       allowQuiet(c, true);
       const asked = { text, voice, agentId, format, speed, signal: c.req.raw.signal };
       const speech = await speakText(deps, c.get("actor"), asked).catch((error: unknown) => {
@@ -111,7 +115,7 @@ function orRefuse<T extends object>(c: Context<Env>, outcome: T | Refused): T {
 }
 
 function renderHeard({ text, durationSeconds }: Heard) {
-  return { text, duration_seconds: durationSeconds };
+  return { text, duration_seconds: inMilliseconds(durationSeconds) };
 }
 
 async function renderSpoken({ stream, ended, characters }: Omit<Speech, "usage">, format: SpeechFormat) {
@@ -121,7 +125,7 @@ async function renderSpoken({ stream, ended, characters }: Omit<Speech, "usage">
     audio: Buffer.from(sound.buffer, sound.byteOffset, sound.byteLength).toString("base64"),
     format,
     character_count: characters,
-    duration_seconds: durationSeconds,
+    duration_seconds: inMilliseconds(durationSeconds),
   };
 }
 

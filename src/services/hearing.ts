@@ -6,6 +6,7 @@ import { measureAudio } from "../lib/audio/measure.ts";
 import { AppError } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import { estimateCost } from "../lib/prices.ts";
+import { wholeSeconds } from "../lib/seconds.ts";
 import { findCheapRefusal, isRefused, reserveUsage, settleUsage, type Refused, type UsageDeps } from "./usage.ts";
 
 export type HearingDeps = UsageDeps & Pick<Deps, "speech" | "audio" | "log">;
@@ -41,7 +42,7 @@ export async function hear(
   const measured = format && (await measureAudio(bytes, format));
   if (!format || measured === null) throw new AppError("unsupported_audio");
   const key = newId();
-  const reserved = await reserve(deps, { userId, key, seconds: Math.max(1, Math.ceil(measured)) });
+  const reserved = await reserve(deps, { userId, key, seconds: Math.max(1, wholeSeconds(measured)) });
   if (isRefused(reserved)) return reserved;
   const silence = { text: "", durationSeconds: measured, reservation: null };
   try {
@@ -101,7 +102,7 @@ function renderReservation({ config }: HearingDeps, key: string, durationSeconds
   const model = config.TRANSCRIPTION_MODEL;
   const costMicroUsd = estimateCost(config.PRICES, model, { seconds: durationSeconds });
   const cost = { model, inputTokens: null, outputTokens: null, costMicroUsd };
-  return { key, seconds: Math.max(1, Math.ceil(durationSeconds)), cost };
+  return { key, seconds: Math.max(1, wholeSeconds(durationSeconds)), cost };
 }
 
 /** What can't be given back now (Postgres is away) is given back when its time is over. */

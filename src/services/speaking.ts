@@ -4,6 +4,7 @@ import { measureSpeech } from "../lib/audio/measure.ts";
 import { AppError } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import { estimateCost } from "../lib/prices.ts";
+import { wholeSeconds } from "../lib/seconds.ts";
 import type { SpeechFormat } from "../protocol/voice.ts";
 import { findCheapRefusal, isRefused, reserveUsage, settleUsage, type Refused, type UsageDeps } from "./usage.ts";
 
@@ -229,7 +230,7 @@ class SpeechLedger {
     const durationSeconds = measured ?? (how === "whole" ? amounts.voiceOutputSeconds : 0);
     const share = how === "whole" ? 1 : Math.min(1, durationSeconds / amounts.voiceOutputSeconds);
     const ttsCharacters = Math.ceil(amounts.ttsCharacters * share);
-    const voiceOutputSeconds = Math.ceil(secondsBefore + durationSeconds) - Math.ceil(secondsBefore);
+    const voiceOutputSeconds = wholeSeconds(secondsBefore + durationSeconds) - wholeSeconds(secondsBefore);
     const costMicroUsd = estimateCost(deps.config.PRICES, model, { characters: ttsCharacters });
     const cost = { model, inputTokens: null, outputTokens: null, costMicroUsd };
     const actual = { ttsCharacters, voiceOutputSeconds };

@@ -16,6 +16,7 @@ import {
   readAnswer,
   send,
   startVoiceTown,
+  type Sent,
   type VoiceTown,
 } from "./voiceTown.ts";
 
@@ -149,7 +150,7 @@ test("a body that never ends to come: 408, and its room is free", async () => {
   });
   app.post("/", takeLargeBody(budget, 50)(400), (c) => c.text(String(c.get("body")!.length)));
   app.onError(renderProblem);
-  const post = (body: BodyInit) => app.request("/", { method: "POST", body });
+  const post = (body: Sent) => app.request("/", { method: "POST", body });
   const stuck = new ReadableStream({ start: (controller) => controller.enqueue(new Uint8Array(100)) });
   const answer = await post(stuck);
   expect([answer.status, ((await answer.json()) as { code: string }).code]).toEqual([408, "body_too_slow"]);

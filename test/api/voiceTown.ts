@@ -10,7 +10,9 @@ import { startTestReef, until, type TestReef } from "../harness.ts";
 export const KEY = "sk-that-nobody-may-see";
 const FOLDER = join(import.meta.dir, "../fixtures/voice");
 
-export interface Fixture {
+export type Sent = NonNullable<RequestInit["body"]>;
+
+interface Fixture {
   sha256: string;
   format: string;
   seconds: number;
@@ -49,7 +51,7 @@ export function send(
   { url }: { url: string },
   user: TestUser,
   path: "transcribe" | "speak",
-  body: BodyInit,
+  body: Sent,
   headers: Record<string, string> = {},
   signal: AbortSignal | null = null,
 ): Promise<Response> {
@@ -132,11 +134,25 @@ export async function useUp(
   });
 }
 
+/** Days whose totals of voice are not the sum of their reserved and committed reservations, or above their limit. */
+async function wrongSums({ sql }: TestReef): Promise<object[]> {
+  const rows = await sql`
+    select d.user_id, d.date, k.kind, k.used, coalesce(l.sum, 0) as sum from daily_usage d
+    cross join lateral (values ('voice_input_seconds', voice_input_seconds),
+      ('voice_output_seconds', voice_output_seconds), ('tts_characters', tts_characters)) k(kind, used)
+    left join (select user_id, date, kind, sum(amount) as sum, max(limit_then) as most from usage_logs
+      where status in ('reserved', 'committed') group by user_id, date, kind) l
+      on l.user_id = d.user_id and l.date = d.date and l.kind = k.kind
+    where k.used <> coalesce(l.sum, 0) or k.used > l.most`;
+  return [...rows];
+}
+
 /** What `npm run verify` checks, and that nothing private was logged: to be called at a file's end. */
 export async function expectSound({ reef, openai }: VoiceTown, secrets: string[] = []): Promise<void> {
   await until("no call runs any more", () => openai.audio.running === 0);
   const findings = await checkInvariants(reef.deps, { patienceMs: 20_000, timeoutMs: 10_000 });
   expect(findings.filter(({ status }) => status !== "ok")).toEqual([]);
+  expect(await wrongSums(reef)).toEqual([]);
   const [left] = await reef.sql`select count(*)::int as n from usage_logs where status = 'reserved'`;
   expect(left!["n"]).toBe(0);
   const said = Object.values(FIXTURES).flatMap(({ text }) => (text === "" ? [] : [text]));
