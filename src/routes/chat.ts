@@ -21,7 +21,7 @@ import { readArrival, type Arrival } from "./chatArrivals.ts";
 import { handleFrame, refuse, type Chat } from "./chatFrames.ts";
 import { prepare, type Opening } from "./chatOpening.ts";
 import { beginVoice } from "./chatVoice.ts";
-import { SoundBudget, VoiceSlot } from "./voiceSlot.ts";
+import { VoiceSlot } from "./voiceSlot.ts";
 
 /** What a slow reader may have waiting; above it, it is brought up to date when it has drained. */
 const BUFFER_BYTES = 256 * 1024;
@@ -29,8 +29,6 @@ const BUFFER_BYTES = 256 * 1024;
 const MAX_WAITING_FRAMES = 200;
 /** Who goes on sending though so many were refused in one go is no client of ours. */
 const MAX_REFUSED_FRAMES = 200;
-/** Sound of all sockets together that waits to be listened to. */
-const SOUND_BYTES = 64 * 1024 * 1024;
 const PATH = "/ws/chat";
 
 interface SocketData {
@@ -70,7 +68,6 @@ export function createChatSockets(deps: Deps, hub: ChatHub, engine: Starter): Ch
   const sockets = new Set<ServerWebSocket<SocketData>>();
   const openSockets = createOpenSockets(deps);
   const inFlight = new InFlight(deps.log);
-  const sound = new SoundBudget(SOUND_BYTES);
   const chat = { hub, engine };
   let closing = false;
   return {
@@ -93,7 +90,7 @@ export function createChatSockets(deps: Deps, hub: ChatHub, engine: Starter): Ch
       const data = {
         opening,
         peer: null,
-        slot: new VoiceSlot(sound, deps.clock),
+        slot: new VoiceSlot(deps.soundMemory, opening.ok ? opening.identity.userId : "", deps.clock),
         behind: false,
         speaker: null,
         work: Promise.resolve(),

@@ -1,5 +1,6 @@
 import type { Clock } from "../lib/clock.ts";
 import { AppError } from "../lib/errors.ts";
+import type { Hold, MemoryBudget } from "../lib/memoryBudget.ts";
 import type { VoiceFrame } from "../protocol/chat.ts";
 
 /** A voice that is whole. */
@@ -9,23 +10,6 @@ export interface Voice {
   speak: boolean;
   /** Who is to speak, where that was asked for. */
   voice: string | null;
-}
-
-/** What sound the process may hold at a time, until it was listened to. */
-export class SoundBudget {
-  private heldBytes = 0;
-
-  constructor(private readonly limitBytes: number) {}
-
-  take(bytes: number): boolean {
-    if (this.heldBytes + bytes > this.limitBytes) return false;
-    this.heldBytes += bytes;
-    return true;
-  }
-
-  giveBack(bytes: number): void {
-    this.heldBytes -= bytes;
-  }
 }
 
 /** As long as a silent client is given at most: its frame would have come by then. */
@@ -38,10 +22,12 @@ const ANNOUNCED_MS = 60_000;
 export class VoiceSlot {
   /** `voice` null: what it announced was refused, or is in work; its sound is taken without a word. */
   private announced: { frame: VoiceFrame | null; atMs: number } | null = null;
-  private working: string | null = null;
+  private working: { clientId: string; hold: Hold } | null = null;
 
+  /** `owner`: whose recordings they are, for the budget that all of the process share. */
   constructor(
-    private readonly budget: SoundBudget,
+    private readonly budget: MemoryBudget,
+    private readonly owner: string,
     private readonly clock: Clock,
   ) {}
 
@@ -51,7 +37,7 @@ export class VoiceSlot {
     const announces = frame.audio === undefined;
     this.announced = announces ? { frame: busy ? null : frame, atMs: this.clock.now() } : null;
     // The one in work answers for it.
-    if (this.working === frame.client_id) return null;
+    if (this.working?.clientId === frame.client_id) return null;
     if (busy) return new AppError("too_many_frames", { retry_after: 2 }, "One voice at a time; wait for its answer.");
     return announces ? null : this.take(frame, Buffer.from(frame.audio!, "base64"));
   }
@@ -65,16 +51,17 @@ export class VoiceSlot {
     return frame && { frame, voice: this.take(frame, bytes) };
   }
 
-  /** It was listened to. */
-  done(voice: Voice): void {
-    this.budget.giveBack(voice.bytes.length);
+  /** The one in work was listened to. */
+  done(): void {
+    this.working?.hold.release();
     this.working = null;
   }
 
   private take({ client_id: clientId, speak = false, voice }: VoiceFrame, bytes: Buffer): Voice | AppError {
     if (bytes.length === 0) return new AppError("unsupported_audio");
-    if (!this.budget.take(bytes.length)) return new AppError("service_unavailable", { retry_after: 2 });
-    this.working = clientId;
+    const hold = this.budget.hold(this.owner);
+    if (!hold.grow(bytes.length)) return new AppError("service_unavailable", { retry_after: 2 });
+    this.working = { clientId, hold };
     return { clientId, bytes, speak, voice: (speak && voice) || null };
   }
 }
