@@ -9,8 +9,9 @@ export function renderEnvExample(): string {
   };
   const lines = Object.entries(environmentSchema.shape).map(([name, schema]) => {
     const value = properties.properties[name]?.default;
+    const example = (schema as z.ZodType).meta()?.["example"] as string | undefined;
     const note = properties.required?.includes(name) ? " (required; npm start provides it)" : "";
-    return `# ${descriptionInside(schema)}${note}\n${value === undefined ? `#${name}=` : `#${name}=${JSON.stringify(value).replaceAll('"', "")}`}\n`;
+    return `# ${descriptionInside(schema)}${note}\n${value === undefined ? `#${name}=${example ?? ""}` : `#${name}=${JSON.stringify(value).replaceAll('"', "")}`}\n`;
   });
   const model =
     "# The model provider's key; it reaches the gateway only. Without it npm start brings a scripted model\n#OPENAI_API_KEY=\n";
