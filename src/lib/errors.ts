@@ -17,6 +17,7 @@ export const ERRORS = {
     status: 400,
     message: "This audio can't be read; send m4a, mp3, wav, webm, ogg or flac.",
   },
+  invalid_signature: { status: 400, message: "This is not signed by Stripe, or too long ago." },
   nothing_heard: { status: 400, message: "There is no speech in this audio; nothing was charged." },
   nothing_to_speak: { status: 400, message: "There is nothing in this text that can be spoken." },
   unauthorized: { status: 401, message: "Sign in: a valid access token is needed." },
@@ -56,6 +57,8 @@ export const ERRORS = {
     status: 409,
     message: "This client_id was used for another text; use a new one for each message.",
   },
+  already_subscribed: { status: 409, message: "You have this plan already." },
+  no_subscription: { status: 409, message: "There is no subscription to change; choose a plan first." },
   body_too_large: { status: 413, message: "The body is too large." },
   unsupported_media_type: { status: 415, message: "Send the body as application/json." },
   upgrade_required: { status: 426, message: "This address speaks WebSocket only." },
@@ -72,6 +75,11 @@ export const ERRORS = {
   },
   provider_not_configured: { status: 503, message: "This way to sign in is not offered here." },
   provider_unavailable: { status: 503, message: "Apple or Google can't be reached right now; try again in a moment." },
+  billing_not_configured: { status: 503, message: "Nothing is sold here." },
+  billing_unavailable: {
+    status: 503,
+    message: "The payment service can't be reached right now. Nothing was changed or charged; try again in a moment.",
+  },
   voice_unavailable: { status: 503, message: "Voice is not available right now; try again in a moment." },
   service_unavailable: { status: 503, message: "The service is not ready; try again in a moment." },
 } as const satisfies Record<string, { status: number; message: string }>;
