@@ -14,10 +14,17 @@ export interface StripeClient {
   cancelSubscription(input: { id: string; key: string }): Promise<void>;
 }
 
-/** The client of Stripe, by its own package. Without STRIPE_SECRET_KEY every call rejects. */
-export function createStripeClient(config: Pick<Config, "STRIPE_SECRET_KEY" | "STRIPE_API_BASE">): StripeClient {
+export type StripeConfig = Pick<Config, "STRIPE_SECRET_KEY" | "STRIPE_API_BASE">;
+
+/** Stripe's own package, set up as this configuration says; null without STRIPE_SECRET_KEY. Opens nothing by itself. */
+export function openStripe(config: StripeConfig): Stripe | null {
   const key = config.STRIPE_SECRET_KEY;
-  const stripe = key === undefined ? null : new Stripe(key, optionsOf(config.STRIPE_API_BASE));
+  return key === undefined ? null : new Stripe(key, optionsOf(config.STRIPE_API_BASE));
+}
+
+/** The client of Stripe, by its own package. Without STRIPE_SECRET_KEY every call rejects. */
+export function createStripeClient(config: StripeConfig): StripeClient {
+  const stripe = openStripe(config);
   return {
     async cancelSubscription({ id, key: idempotencyKey }) {
       if (!stripe) throw Object.assign(new Error("STRIPE_SECRET_KEY is missing"), { code: "stripe_not_configured" });
