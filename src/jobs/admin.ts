@@ -4,11 +4,15 @@ import { ConfigError, loadConfig } from "../config.ts";
 import { createDeps, type Deps } from "../deps.ts";
 import { createLog } from "../lib/log.ts";
 import type { Act, Command } from "./admin/command.ts";
+import { billingCommands } from "./admin/billing.ts";
+import { grantCommands } from "./admin/grants.ts";
 import { tokenCommands } from "./admin/tokens.ts";
 
 /** Every command by its words. */
 const commands: Record<string, Command> = {
   ...tokenCommands,
+  ...grantCommands,
+  ...billingCommands,
 };
 
 const CALL = "npm run admin -- ";
