@@ -3,6 +3,7 @@ import { needRecurringPrice } from "./stripeCatalog.ts";
 import { collect, type Outcome } from "./stripeCollection.ts";
 import { addCard, createCustomer } from "./stripeCustomers.ts";
 import { invalidRequest } from "./stripeErrors.ts";
+import { isSafeTarget } from "./stripeHtml.ts";
 import type { Params } from "./stripeParams.ts";
 import { newCheckoutId, newStripeId, type Card, type Cart, type CheckoutSession, type Price } from "./stripeState.ts";
 import { ENDED, makeSubscription, startBilling } from "./stripeSubscriptions.ts";
@@ -15,7 +16,7 @@ export function createCheckout(account: Account, params: Params): CheckoutSessio
   const [line] = (params.line_items ?? []) as Params[];
   if (!line?.price) throw missingParam(line ? "line_items[0][price]" : "line_items");
   if (!params.success_url) throw missingParam("success_url");
-  for (const name of ["success_url", "cancel_url"]) if (params[name] !== undefined) refuseBadUrl(params[name], name);
+  for (const name of ["success_url", "cancel_url"]) refuseBadUrl(params, name);
   if (params.allow_promotion_codes && params.discounts)
     throw invalidRequest("You may only specify one of these parameters: allow_promotion_codes, discounts.");
   if (params.customer && params.customer_email)
@@ -61,9 +62,10 @@ function missingParam(param: string) {
   return invalidRequest(`Missing required param: ${param}.`, { code: "parameter_missing", param });
 }
 
-function refuseBadUrl(url: string, param: string): void {
-  if (/^https?:\/\/[^/]/.test(url) || /^[a-z][a-z0-9+.-]*:\/\//i.test(url)) return;
-  throw invalidRequest("Not a valid URL", { code: "url_invalid", param });
+/** Pages and apps (`reef://…`) are places to return to. */
+export function refuseBadUrl(params: Params, param: string): void {
+  if (params[param] !== undefined && !isSafeTarget(params[param]))
+    throw invalidRequest("Not a valid URL", { code: "url_invalid", param });
 }
 
 const SESSION_DEFAULTS = {

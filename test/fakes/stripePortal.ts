@@ -1,4 +1,5 @@
 import { change, emit, find, mergeMetadata, need, timeOf, type Account } from "./stripeAccount.ts";
+import { refuseBadUrl } from "./stripeCheckout.ts";
 import { changeSubscription, collect, endSubscription, NO_DETAILS, type Outcome } from "./stripeCollection.ts";
 import { addCard, chargeableMethod } from "./stripeCustomers.ts";
 import { invalidRequest, StripeFault } from "./stripeErrors.ts";
@@ -141,6 +142,7 @@ function defaultConfiguration(account: Account): PortalConfiguration {
 export function createPortalSession(account: Account, params: Params): PortalSession {
   if (!params.customer) throw invalidRequest("Missing required param: customer.", { param: "customer" });
   need(account, "customers", params.customer, "customer");
+  refuseBadUrl(params, "return_url");
   const configuration = params.configuration
     ? need(account, "portalConfigurations", params.configuration, "configuration")
     : defaultConfiguration(account);
