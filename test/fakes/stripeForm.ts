@@ -5,7 +5,7 @@ export type FormValue = string | FormValue[] | { [name: string]: FormValue };
 export function parseForm(encoded: string): Record<string, FormValue> {
   const root: Node = { children: new Map() };
   for (const [key, value] of new URLSearchParams(encoded)) insert(root, pathOf(key), value);
-  return toObject(root) as Record<string, FormValue>;
+  return Object.fromEntries([...root.children].map(([name, child]) => [name, toObject(child)]));
 }
 
 interface Node {
