@@ -70,7 +70,9 @@ function readObject(schema: Schema, value: FormValue, param: string): unknown {
     // An object without described fields is one that is not checked.
     if (!field && schema.properties)
       throw invalidParameter(`Received unknown parameter: ${path}`, path, "parameter_unknown");
-    out[name] = field ? readValue(field, inner, path) : inner;
+    // An empty value in metadata takes its key away.
+    const unsets = inner === "" && !schema.properties;
+    out[name] = field && !unsets ? readValue(field, inner, path) : inner;
   }
   for (const name of schema.required ?? []) {
     if (out[name] !== undefined) continue;
