@@ -195,9 +195,9 @@ async function perform(
     owner.keys[key]!.answer = { status: answer.status, body: answer.body };
     return answer;
   } catch (error) {
+    if (!(error instanceof StripeFault) || !error.kept) delete owner.keys[key];
     const answer = answerOf(error);
-    if (error instanceof StripeFault && !error.kept) delete owner.keys[key];
-    else owner.keys[key]!.answer = { status: answer.status, body: answer.body };
+    if (owner.keys[key]) owner.keys[key].answer = { status: answer.status, body: answer.body };
     return answer;
   }
 }

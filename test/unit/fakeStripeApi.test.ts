@@ -117,6 +117,8 @@ describe("parameters are those of Stripe's description", () => {
       ["/v1/products", { name: "" }, { code: "parameter_invalid_empty", param: "name" }],
       ["/v1/products", { name: "x".repeat(6000) }, { param: "name" }],
       ["/v1/customers", { metadata: "hello" }, { param: "metadata" }],
+      ["/v1/customers", { "metadata[a]": "x".repeat(501) }, { param: "metadata[a]" }],
+      ["/v1/customers", { [`metadata[${"k".repeat(41)}]`]: "x" }, { param: `metadata[${"k".repeat(41)}]` }],
       ["/v1/checkout/sessions", { line_items: "hello" }, { param: "line_items" }],
     ];
     for (const [path, form, expected] of cases)
@@ -152,6 +154,8 @@ describe("parameters are those of Stripe's description", () => {
     expect(await refusal(stranger)).toMatchObject({ statusCode: 400, code: "resource_missing", param: "customer" });
     for (const success_url of ["done", "javascript://%0aalert(1)"])
       expect(await refusal(sessions.create({ ...input, success_url }))).toMatchObject({ code: "url_invalid" });
+    const late = sessions.create({ ...input, success_url: "reef://done", expires_at: fake.now() + 60 });
+    expect(await refusal(late)).toMatchObject({ param: "expires_at" });
     await stripe.prices.update(price.id, { active: false });
     const sold = sessions.create({ ...input, success_url: "reef://done" });
     expect(await refusal(sold)).toMatchObject({ param: "line_items[0][price]" });
@@ -206,6 +210,11 @@ describe("idempotency", () => {
     fake.advance({ days: 1, seconds: 1 });
     const later = await stripe.customers.create({ email: "b@example.org" }, { idempotencyKey: "k" });
     expect(later.email).toBe("b@example.org");
+  });
+
+  test("a key that is too long is refused", async () => {
+    const long = stripe.customers.create({}, { idempotencyKey: "k".repeat(256) });
+    expect(await refusal(long)).toMatchObject({ statusCode: 400 });
   });
 
   test("a key on a deletion means nothing", async () => {

@@ -90,6 +90,10 @@ test("portal: cancel, keep, another plan, another card, months that pass", async
   await press(url, { action: "resume", subscription });
   await press(url, { action: "plan", subscription, price: premium.id });
   expect(fake.truth(customer).subscriptions[0]!.price).toBe(premium.id);
+  await press(url, { action: "plan", subscription, price });
+  expect(await read(url)).toContain("From then on: Pro");
+  await press(url, { action: "plan", subscription, price: premium.id });
+  expect(await read(url)).not.toContain("From then on");
   await press(url, { action: "card", card: "declined" });
   await press(url, { action: "month" });
   expect(await read(url)).toContain("Payment due");
