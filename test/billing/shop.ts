@@ -159,7 +159,6 @@ export async function auditOf(sql: Sql, userId: string, action: string): Promise
 
 /** Posts a body to the webhook as anybody can. */
 export async function post(shop: Shop, body: string, signature?: string) {
-  return call(shop.reef.url, "POST", "/api/webhooks/stripe", body, undefined, {
-    ...(signature === undefined ? {} : { "stripe-signature": signature }),
-  });
+  const headers: Record<string, string> = signature === undefined ? {} : { "stripe-signature": signature };
+  return call(shop.reef.url, "POST", "/api/webhooks/stripe", body, undefined, headers);
 }
