@@ -39,9 +39,10 @@ export function startPlanKeeper(deps: BillingDeps): PlanKeeper {
       const failures: unknown[] = [];
       // One who can't be served holds up nobody else.
       const attempt = (work: Promise<void>) => work.catch((error: unknown) => void failures.push(error));
-      for (const userId of [...told]) {
+      const heard = [...told];
+      told.clear();
+      for (const userId of heard) {
         if (signal.aborted) return;
-        told.delete(userId);
         await attempt(
           keepApplied(deps, userId).catch((error: unknown) => {
             told.add(userId);
