@@ -134,6 +134,15 @@ export const environmentSchema = z.object({
   GOOGLE_KEYS_URL: url("Google's public keys", /^https?$/).default("https://www.googleapis.com/oauth2/v3/certs"),
   STRIPE_SECRET_KEY: text("Stripe's secret key; without it nothing is sold").optional(),
   STRIPE_API_BASE: url("Stripe's API", /^https?$/).default("https://api.stripe.com"),
+  STRIPE_WEBHOOK_SECRETS: list("Signing secrets of the webhook (whsec_…); several while they are rotated").default([]),
+  BILLING_GRACE_DAYS: integer(
+    "Days that a plan is kept when a payment failed; without it as long as Stripe tries again",
+    0,
+    365,
+  ).optional(),
+  BILLING_RECONCILE_MS: integer("How often all subscriptions are compared with Stripe", 1000, 604_800_000).default(
+    21_600_000,
+  ),
   GATEWAY_ID: z
     .string()
     .regex(/^[a-z0-9][a-z0-9-]{0,40}$/, "must be a short lower-case name")

@@ -23,6 +23,7 @@ import { sessionRoutes } from "./routes/sessions.ts";
 import { systemRoutes } from "./routes/system.ts";
 import { userRoutes } from "./routes/user.ts";
 import { voiceRoutes } from "./routes/voice.ts";
+import { webhookRoutes } from "./routes/webhooks.ts";
 import type { ChatHub } from "./services/chatHub.ts";
 import type { Starter } from "./services/turnEngine.ts";
 
@@ -55,6 +56,7 @@ export function createServer(deps: Deps, hub: ChatHub, engine: Starter, isDraini
   authRoutes(router, deps);
   socialAuthRoutes(router, deps);
   authMailRoutes(router, deps);
+  webhookRoutes(router, deps);
   docsRoutes(app, specs);
   chatRoute(app);
 

@@ -97,7 +97,7 @@ export async function releaseDeletion(
 /** What Stripe has to cancel. */
 export async function findStripeSubscription(sql: Queryable, userId: string): Promise<string | null> {
   const [row] = await sql<{ id: string | null }[]>`
-    select stripe_subscription_id as id from subscriptions where user_id = ${userId}`;
+    select stripe_subscription_id as id from subscriptions where user_id = ${userId} and source = 'stripe'`;
   return row?.id ?? null;
 }
 
@@ -131,6 +131,7 @@ export async function deleteUserRows(sql: Queryable, userId: string): Promise<vo
   await sql`delete from daily_usage where user_id = ${userId}`;
   await sql`delete from idempotency_keys where user_id = ${userId}`;
   await sql`delete from subscriptions where user_id = ${userId}`;
+  await sql`delete from stripe_customers where user_id = ${userId}`;
   await sql`delete from one_time_tokens where user_id = ${userId}`;
   await sql`delete from identities where user_id = ${userId}`;
   await sql`delete from outbox where user_id = ${userId}`;

@@ -38,9 +38,11 @@ export async function findAccount(
       'avatar_url', avatar_url, 'status', status, 'has_password', password_hash is not null, 'timezone', timezone,
       'timezone_changed_at', timezone_changed_at, 'created_at', created_at, 'updated_at', updated_at,
       'plan', plan_of(id),
-      'subscription', (select to_json(s) from (
-        select plan, status, source, current_period_end, stripe_customer_id, stripe_subscription_id, updated_at
-        from subscriptions where user_id = users.id) s),
+      'subscriptions', coalesce((select json_agg(s) from (
+        select plan, status, source, billing_cycle, current_period_start, current_period_end, cancel_at_period_end,
+          stripe_subscription_id, created_at, updated_at
+        from subscriptions where user_id = users.id order by source) s), '[]'),
+      'stripe_customer_id', (select customer_id from stripe_customers where user_id = users.id),
       'linked_accounts', coalesce((select json_agg(i) from (
         select provider, subject, email, created_at from identities where user_id = users.id order by created_at) i), '[]'),
       'mailed_links', coalesce((select json_agg(t) from (

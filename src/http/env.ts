@@ -100,7 +100,7 @@ type Guards = Record<Access | "local" | "metered" | "idempotent", MiddlewareHand
 
 /**
  * A router whose routes describe themselves. `guards` run before a route of their access, in order; then `metered` before
- * a metered one, `large` before one with a large body, `idempotent` before a signed-in write, `upload` before one with a file.
+ * a metered one, `large` before a signed-in one with a large body, `idempotent` before a signed-in write, `upload` before one with a file.
  */
 export function createRouter(guards: Guards): Router {
   const app = new Hono<Env>();
@@ -113,7 +113,7 @@ export function createRouter(guards: Guards): Router {
       const checks = [
         ...guards[spec.local ? "local" : spec.access],
         ...(spec.metered ? guards.metered : []),
-        ...(spec.bodyBytes === undefined ? [] : [guards.large(spec.bodyBytes)]),
+        ...(spec.bodyBytes !== undefined && spec.access === "user" ? [guards.large(spec.bodyBytes)] : []),
         ...(keepsAnswer(spec) ? guards.idempotent : []),
         ...(spec.params ? [validate("param", spec.params)] : []),
         ...(spec.query ? [validate("query", spec.query)] : []),

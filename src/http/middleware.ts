@@ -55,19 +55,24 @@ export function measure(metrics: Pick<Metrics, "http">): MiddlewareHandler<Env> 
 }
 
 /**
- * Refuses bodies over 64 KB: by their Content-Length before a byte is read, else while they come. Routes that take larger
- * ones look after themselves.
+ * Refuses bodies over 64 KB, or over what a public route takes (`bodyBytes`): by their Content-Length before a byte is
+ * read, else while they come. A signed-in route that takes larger ones reads them itself (http/largeBody.ts).
  */
 export function limitBody(specs: readonly RouteSpec[]): MiddlewareHandler<Env> {
-  const limit = bodyLimit({
-    maxSize: BODY_LIMIT_BYTES,
-    onError: () => {
-      throw new AppError("body_too_large");
-    },
-  });
-  const isLarge = ({ method, path }: { method: string; path: string }) =>
-    specs.some((spec) => spec.bodyBytes !== undefined && spec.path === path && spec.method.toUpperCase() === method);
-  return (c, next) => (isLarge(c.req) ? next() : limit(c, next));
+  const limitTo = (maxSize: number) =>
+    bodyLimit({
+      maxSize,
+      onError: () => {
+        throw new AppError("body_too_large");
+      },
+    });
+  const usual = limitTo(BODY_LIMIT_BYTES);
+  return (c, next) => {
+    const { method, path } = c.req;
+    const own = specs.find((spec) => spec.bodyBytes && spec.path === path && spec.method.toUpperCase() === method);
+    if (!own?.bodyBytes) return usual(c, next);
+    return own.access === "user" ? next() : limitTo(own.bodyBytes)(c, next);
+  };
 }
 
 /** Who keeps its connection to a process that is about to end should send its next request elsewhere. */

@@ -14,6 +14,7 @@ export const ERRORS = {
   token_invalid: { status: 400, message: "This link is not valid any more; ask for a new one." },
   password_required: { status: 400, message: "Give your password, or a fresh sign-in with Apple or Google." },
   unsupported_audio: { status: 400, message: "This audio can't be read; send m4a, mp3, wav, webm, ogg or flac." },
+  invalid_signature: { status: 400, message: "This is not signed by Stripe, or too long ago." },
   nothing_heard: { status: 400, message: "There is no speech in this audio; nothing was charged." },
   nothing_to_speak: { status: 400, message: "There is nothing in this text that can be spoken." },
   unauthorized: { status: 401, message: "Sign in: a valid access token is needed." },
@@ -54,6 +55,8 @@ export const ERRORS = {
     status: 409,
     message: "This client_id was used for another text; use a new one for each message.",
   },
+  already_subscribed: { status: 409, message: "You have this plan already." },
+  no_subscription: { status: 409, message: "There is no subscription to change; choose a plan first." },
   body_too_large: { status: 413, message: "The body is too large." },
   unsupported_media_type: { status: 415, message: "Send the body as application/json." },
   upgrade_required: { status: 426, message: "This address speaks WebSocket only." },
@@ -71,6 +74,11 @@ export const ERRORS = {
   },
   provider_not_configured: { status: 503, message: "This way to sign in is not offered here." },
   provider_unavailable: { status: 503, message: "Apple or Google can't be reached right now; try again in a moment." },
+  billing_not_configured: { status: 503, message: "Nothing is sold here." },
+  billing_unavailable: {
+    status: 503,
+    message: "The payment service can't be reached right now. Nothing was changed or charged; try again in a moment.",
+  },
   voice_unavailable: { status: 503, message: "Voice is not available right now; try again in a moment." },
   service_unavailable: { status: 503, message: "The service is not ready; try again in a moment." },
 } as const satisfies Record<string, { status: number; message: string }>;
@@ -104,4 +112,13 @@ export class AppError extends Error {
   get status(): number {
     return ERRORS[this.code].status;
   }
+}
+
+/** What went wrong, by names and codes: a message of somebody else's may hold anything. */
+export function describeError(error: unknown): string {
+  const { name, type, code, statusCode } = (error ?? {}) as Record<string, unknown>;
+  return [...new Set([type ?? name, code, statusCode])]
+    .filter((part) => typeof part === "string" || typeof part === "number")
+    .join(" ")
+    .slice(0, 100);
 }

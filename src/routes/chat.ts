@@ -229,7 +229,7 @@ function createPeer(
   opening: Extract<Opening, { ok: true }>,
   frames: Deps["metrics"]["frames"],
 ): Peer {
-  const { identity, assistant } = opening;
+  const { identity, assistant, connected } = opening;
   const isSlow = () => ws.getBufferedAmount() > BUFFER_BYTES;
   let slow = false;
   return {
@@ -243,6 +243,7 @@ function createPeer(
     seq: opening.afterSeq,
     turn: null,
     state: assistant.state,
+    plan: connected.plan,
     isSlow,
     send(frame) {
       ws.send(typeof frame === "string" ? frame : JSON.stringify(frame));

@@ -21,7 +21,7 @@ export type Opening =
       assistant: Assistant;
       afterSeq: number;
       reset: "too_far_behind" | "ahead" | null;
-      connected: ServerFrame;
+      connected: Extract<ServerFrame, { type: "connected" }>;
       turn: { id: string; seq: number } | null;
       socket: OpenSocket;
     }
@@ -56,13 +56,14 @@ export async function prepare(deps: Deps, openSockets: OpenSockets, url: URL, to
   }
 }
 
-function renderConnected(deps: Deps, assistant: Assistant, { used, limits, resetAt }: Usage): ServerFrame {
+function renderConnected(deps: Deps, assistant: Assistant, { plan, used, limits, resetAt }: Usage) {
   return {
-    type: "connected",
+    type: "connected" as const,
     agentId: assistant.agentId,
     assistant_id: assistant.id,
     last_seq: assistant.lastSeq,
     state: assistant.state,
+    plan,
     heartbeat_ms: deps.config.CHAT_PING_MS,
     limits: {
       message_characters: MESSAGE_MAX_CHARACTERS,

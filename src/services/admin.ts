@@ -3,6 +3,7 @@ import { insertAudit, listAudit, type AuditAction, type AuditEntry } from "../db
 import type { Queryable } from "../db/connect.ts";
 import type { Costs } from "../db/costs.ts";
 import { findDeletion } from "../db/deletions.ts";
+import { listEntitlements, type Entitlement } from "../db/subscriptions.ts";
 import { requestStopOfUser } from "../db/turns.ts";
 import { getUsage, type Usage } from "../db/usage.ts";
 import type { User } from "../db/users.ts";
@@ -10,6 +11,7 @@ import type { Deps } from "../deps.ts";
 import { AppError } from "../lib/errors.ts";
 import { endAccess } from "./access.ts";
 import { readCostsOfUser } from "./costs.ts";
+import { giveGrant, takeGrant, type Grant } from "./grants.ts";
 import type { Operator } from "./operators.ts";
 import { revokeAllSessions, type Origin } from "./sessions.ts";
 
@@ -23,6 +25,8 @@ export interface UserOverview {
   /** Of the last 30 days. */
   costs: Costs;
   assistants: rows.AssistantOverview[];
+  /** What they have by whom: payment, gifts. */
+  entitlements: Entitlement[];
   deletion: Awaited<ReturnType<typeof findDeletion>>;
 }
 
@@ -62,6 +66,7 @@ async function readUser(sql: Queryable, userId: string): Promise<UserOverview | 
     usage: await getUsage(sql, userId),
     costs: await readCostsOfUser(sql, userId),
     assistants: await rows.listAssistantOverviews(sql, userId),
+    entitlements: await listEntitlements(sql, userId),
     deletion: await findDeletion(sql, userId),
   };
 }
@@ -117,6 +122,26 @@ export async function endUserSessions(
     const details = { sessions };
     await insertAudit(sql, { ...by(operator, origin, userId), action: "session.ended_by_operator", details });
   });
+}
+
+/** Gives a user a plan (services/grants.ts). Throws `user_not_found`, `account_deleting`, `validation_failed`. */
+export async function grantPlan(
+  deps: SqlDeps,
+  operator: Operator,
+  origin: Origin,
+  input: { userId: string; grant: Grant },
+): Promise<UserOverview> {
+  return actOn(deps, input.userId, (sql) => giveGrant(sql, by(operator, origin, input.userId), input));
+}
+
+/** Takes a gift back; done twice it is done once. Throws `user_not_found`, `account_deleting`. */
+export async function endGrantOf(
+  deps: SqlDeps,
+  operator: Operator,
+  origin: Origin,
+  userId: string,
+): Promise<UserOverview> {
+  return actOn(deps, userId, async (sql) => void (await takeGrant(sql, by(operator, origin, userId), userId)));
 }
 
 /** The audit log, newest first. */

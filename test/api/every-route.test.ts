@@ -39,12 +39,15 @@ const TABLE: Record<string, "public" | "user" | "operator"> = {
   "POST /api/voice/transcribe": "user",
   "POST /api/voice/speak": "user",
   "DELETE /api/user/account": "user",
+  "POST /api/webhooks/stripe": "public",
   "GET /metrics": "operator",
   "GET /api/admin/users": "operator",
   "GET /api/admin/users/:id": "operator",
   "POST /api/admin/users/:id/suspend": "operator",
   "POST /api/admin/users/:id/restore": "operator",
   "POST /api/admin/users/:id/end-sessions": "operator",
+  "POST /api/admin/users/:id/grant": "operator",
+  "DELETE /api/admin/users/:id/grant": "operator",
   "GET /api/admin/audit": "operator",
   "GET /api/admin/costs": "operator",
 };
@@ -68,6 +71,7 @@ const WITH_BODY = new Set([
   "POST /api/voice/speak",
   "DELETE /api/user/account",
   "POST /api/admin/users/:id/suspend",
+  "POST /api/admin/users/:id/grant",
 ]);
 /** Larger bodies than elsewhere are read, and found wrong. */
 const TAKES_LARGE = new Set(["POST /api/voice/transcribe", "POST /api/voice/speak"]);
@@ -76,6 +80,11 @@ const FITTING: Record<string, object> = {
   "PUT /api/auth/sessions/:id": { device_name: "Mine now" },
   "PUT /api/assistants/:id": { display_name: "Mine now" },
   "POST /api/assistants/:id/messages": { content: "hi", client_id: crypto.randomUUID() },
+};
+
+const OPERATOR_BODIES: Record<string, object> = {
+  "POST /api/admin/users/:id/suspend": { reason: "test" },
+  "POST /api/admin/users/:id/grant": { plan: "pro" },
 };
 
 let reef: TestReef;
@@ -201,7 +210,7 @@ describe("every user route", () => {
 describe("operator routes", () => {
   for (const route of Object.keys(TABLE).filter((name) => name.includes("/api/admin"))) {
     const [method, path] = split(route);
-    const body = route.endsWith("/suspend") ? { reason: "test" } : undefined;
+    const body = OPERATOR_BODIES[route];
     test(`${route}: no token, a user's, a suspended user's, an unknown and a revoked one are the same 401`, async () => {
       const suspended = await makeUser(reef);
       await reef.sql`update users set status = 'suspended' where id = ${suspended.id}`;

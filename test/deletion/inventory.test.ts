@@ -13,18 +13,20 @@ let reef: TestReef;
 let stripe: FakeStripe;
 
 beforeAll(async () => {
-  stripe = startFakeStripe();
-  reef = await startTestReef({ STRIPE_SECRET_KEY: "sk_test_x", STRIPE_API_BASE: stripe.url });
+  stripe = await startFakeStripe();
+  reef = await startTestReef({ STRIPE_SECRET_KEY: stripe.secretKey, STRIPE_API_BASE: stripe.apiBase });
 });
 afterAll(async () => {
   await reef.stop();
-  await stripe.stop();
+  await stripe.close();
 });
 
 /** Columns of a user's rows that hold what the program chose: ids, states, names of things. */
 const OURS = new Set(
   `users.password_hash users.status users.timezone refresh_tokens.token_hash refresh_tokens.previous_token_hash
-  refresh_tokens.revoked_reason subscriptions.plan subscriptions.status subscriptions.source identities.provider
+  refresh_tokens.revoked_reason subscriptions.plan subscriptions.status subscriptions.source subscriptions.billing_cycle users.applied_plan stripe_prices.price_id stripe_prices.plan
+  stripe_prices.cycle stripe_prices.product_id stripe_events.id stripe_events.type stripe_events.outcome
+  stripe_events.last_error identities.provider
   one_time_tokens.kind outbox.template assistants.gateway_id assistants.agent_id assistants.voice assistants.model
   assistants.status assistants.state assistants.purge_step turns.gateway_id turns.status messages.role messages.finish
   usage_logs.kind usage_logs.status usage_logs.plan usage_logs.model account_deletions.step account_deletions.last_error
@@ -56,7 +58,9 @@ async function plant(user: TestUser, agents: { id: string; agent_id: string }[])
   const bytes = Buffer.from(PHRASE);
   await sql`update users set name = ${PHRASE}, avatar_url = ${`https://example.org/${PHRASE}`}, email = ${`${PHRASE}@example.org`} where id = ${user.id}`;
   await sql`update refresh_tokens set device_name = ${PHRASE}, ip = ${PHRASE} where user_id = ${user.id}`;
-  await sql`update subscriptions set stripe_customer_id = ${PHRASE} where user_id = ${user.id}`;
+  await sql`insert into stripe_customers (user_id, customer_id, checkout_session_id, checkout_url, checkout_price_id)
+    values (${user.id}, ${PHRASE}, ${PHRASE}, ${PHRASE}, ${PHRASE})`;
+  await sql`update subscriptions set pay_url = ${PHRASE}, price_id = ${PHRASE} where user_id = ${user.id}`;
   await sql`insert into identities (provider, subject, user_id, email, provider_token)
     values ('google', ${PHRASE}, ${user.id}, ${`${PHRASE}@example.org`}, ${bytes})`;
   await sql`insert into one_time_tokens (id, user_id, kind, token_hash, expires_at)
@@ -103,7 +107,7 @@ test("whoever leaves is found nowhere: rows, keys, files, logs; the neighbour is
   const user = await makeUser(reef);
   const neighbour = await makeUser(reef);
   await sql`insert into subscriptions (user_id, plan, source, stripe_subscription_id) values (${user.id}, 'pro', 'stripe', ${`sub_${PHRASE}`})`;
-  stripe.subscriptions.set(`sub_${PHRASE}`, "active");
+  stripe.plantSubscription(`sub_${PHRASE}`);
   const agents = [await makeAssistant(user), await makeAssistant(user)];
   const near = await makeAssistant(neighbour);
   for (const { agent_id } of agents) await talk(user, agent_id, `remember ${PHRASE}`);
@@ -145,7 +149,7 @@ test("whoever leaves is found nowhere: rows, keys, files, logs; the neighbour is
   expect(await searchRedis(reef.env["REDIS_URL"]!, words)).toEqual([]);
   expect(searchFiles(reef.dir, words)).toEqual([]);
   expect(reef.logs.filter((line) => line.includes(PHRASE) || line.includes(user.email))).toEqual([]);
-  expect(stripe.subscriptions.get(`sub_${PHRASE}`)).toBe("canceled");
+  expect(stripe.statusOf(`sub_${PHRASE}`)).toBe("canceled");
   expect(await takeSnapshot(sql, reef.dir, neighbour.id, [near.agent_id])).toBe(before);
   const findings = await checkInvariants(reef.deps, { patienceMs: 20_000, timeoutMs: 10_000 });
   expect(findings.filter((finding) => finding.status !== "ok")).toEqual([]);
