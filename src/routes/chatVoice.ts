@@ -1,9 +1,13 @@
 import { findAssistant } from "../db/assistants.ts";
+import { findAnswer } from "../db/messages.ts";
 import type { Deps } from "../deps.ts";
+import type { AppError } from "../lib/errors.ts";
 import type { InFlight } from "../lib/inFlight.ts";
 import type { Peer } from "../services/chatRooms.ts";
+import type { Accepted } from "../services/conversations.ts";
 import { acceptSpoken } from "../services/spokenMessages.ts";
 import type { Speaker } from "../services/speaker.ts";
+import type { Refused } from "../services/usage.ts";
 import { acknowledge, refuse, type Chat } from "./chatFrames.ts";
 import type { Voice, VoiceSlot } from "./voiceSlot.ts";
 
@@ -43,10 +47,19 @@ async function listen(
   const spoken = { userId, assistantId, clientId, bytes, voice };
   const typing = { type: "typing", agentId: peer.agentId, role: "user" } as const;
   const listening = () => chat.hub.announce(assistantId, typing, peer.id);
+  // All that is to be read is read before the ack: after it nothing may fail any more, and a stop finds what it stops.
+  const assistant = speak ? await findAssistant(deps.sql, { userId, id: assistantId }) : null;
   const accepted = await acceptSpoken(deps, chat.engine.claim, spoken, { signal, listening });
+  // One that ended before this device came is nowhere in what it is sent.
+  const earlier =
+    speak && isRepeated(accepted) ? await findAnswer(deps.sql, { userId, turnId: accepted.turn.id }) : null;
   const turn = acknowledge(chat, peer, clientId, accepted);
   if (!speak) return;
-  const assistant = await findAssistant(deps.sql, { userId, id: assistantId });
-  const assistantVoice = assistant?.voice ?? null;
-  speaker.speak({ turnId: turn.id, voice, assistantVoice }, chat.hub.sentTo(peer, turn.id));
+  const sent = chat.hub.sentTo(peer, turn.id);
+  const wanted = { turnId: turn.id, voice, assistantVoice: assistant?.voice ?? null };
+  speaker.speak(wanted, { ...sent, answer: earlier ?? sent.answer });
+}
+
+function isRepeated(accepted: Accepted | Refused | AppError): accepted is Accepted {
+  return "repeated" in accepted && accepted.repeated;
 }

@@ -425,3 +425,23 @@ test("the message is sent again on a new socket: the answer is spoken there, fro
   speakTo(third, WEATHER, { speak: true }, clientId);
   expect(await third.next("the end", isEnd)).toMatchObject({ frames: 4, reason: "done" });
 });
+
+test.each(["", "&after_seq=0"])(
+  "the answer was written while nobody was here: sent again (%s) it is spoken, from its start",
+  async (query) => {
+    const { reef } = town;
+    const { user, assistant, chat, script, turnId } = await ask();
+    const { client_id: clientId } = chat.frames.find(isAck);
+    chat.socket.terminate();
+    script.open();
+    await until("it is written", async () => {
+      const rows = await reef.sql`select 1 from turns where id = ${turnId} and status = 'done'`;
+      return rows.length === 1;
+    });
+    const back = await openChat(reef, user.token, assistant.agent_id, query);
+    if (query !== "") await back.next("the answer", isAnswer);
+    speakTo(back, WEATHER, { speak: true }, clientId);
+    expect(await back.next("the end", isEnd)).toMatchObject({ turn_id: turnId, frames: 4, reason: "done" });
+    expect(back.frames.filter(isAnswer).length).toBe(query === "" ? 0 : 1);
+  },
+);
