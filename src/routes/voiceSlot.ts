@@ -9,6 +9,8 @@ export interface Voice {
   speak: boolean;
   /** Who is to speak, where that was asked for. */
   voice: string | null;
+  /** Stopped while it was listened to. */
+  stopped: boolean;
 }
 
 /** What sound the process may hold at a time, until it was listened to. */
@@ -38,7 +40,7 @@ const ANNOUNCED_MS = 60_000;
 export class VoiceSlot {
   /** `voice` null: what it announced was refused, or is in work; its sound is taken without a word. */
   private announced: { frame: VoiceFrame | null; atMs: number } | null = null;
-  private working: string | null = null;
+  private working: Voice | null = null;
 
   constructor(
     private readonly budget: SoundBudget,
@@ -51,7 +53,7 @@ export class VoiceSlot {
     const announces = frame.audio === undefined;
     this.announced = announces ? { frame: busy ? null : frame, atMs: this.clock.now() } : null;
     // The one in work answers for it.
-    if (this.working === frame.client_id) return null;
+    if (this.working?.clientId === frame.client_id) return null;
     if (busy) return new AppError("too_many_frames", { retry_after: 2 }, "One voice at a time; wait for its answer.");
     return announces ? null : this.take(frame, Buffer.from(frame.audio!, "base64"));
   }
@@ -65,6 +67,11 @@ export class VoiceSlot {
     return frame && { frame, voice: this.take(frame, bytes) };
   }
 
+  /** The answer to what is being listened to, if anything, is not wanted. */
+  stop(): void {
+    if (this.working) this.working.stopped = true;
+  }
+
   /** It was listened to. */
   done(voice: Voice): void {
     this.budget.giveBack(voice.bytes.length);
@@ -74,7 +81,7 @@ export class VoiceSlot {
   private take({ client_id: clientId, speak = false, voice }: VoiceFrame, bytes: Buffer): Voice | AppError {
     if (bytes.length === 0) return new AppError("unsupported_audio");
     if (!this.budget.take(bytes.length)) return new AppError("service_unavailable", { retry_after: 2 });
-    this.working = clientId;
-    return { clientId, bytes, speak, voice: (speak && voice) || null };
+    this.working = { clientId, bytes, speak, voice: (speak && voice) || null, stopped: false };
+    return this.working;
   }
 }

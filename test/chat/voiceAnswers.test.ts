@@ -260,6 +260,36 @@ test("stop silences all that waits to be heard", async () => {
   expect(asked()).toEqual(["One."]);
 });
 
+test("stop while it is still listened to: it is accepted, and neither answered nor spoken", async () => {
+  const { reef, provider } = town;
+  const gate = Promise.withResolvers<void>();
+  provider.audio.hear = async function* ({ known }) {
+    await gate.promise;
+    yield { text: known.text, duration: known.seconds };
+  };
+  closers.push(() => gate.resolve());
+  const script = new Script(PARTS);
+  closers.push(() => script.open());
+  reef.gateway.setAnswer(script.fakeAnswer);
+  const { user, chat } = await makePerson(reef);
+  const clientId = speakTo(chat, WEATHER, { speak: true });
+  chat.send({ type: "stop", turn_id: user.id });
+  chat.send({ type: "stop" });
+  chat.send({ type: "ping" });
+  await chat.next("pong", (frame) => frame.type === "pong");
+  gate.resolve();
+  const { turn_id: turnId } = await chat.next("the ack", isAck);
+  expect(await chat.next("the end", isEnd)).toMatchObject({ turn_id: turnId, frames: 0, reason: "stopped" });
+  expect(await chat.next("the answer", isAnswer)).toMatchObject({ turn_id: turnId, finish: "stopped" });
+  expect(asked()).toEqual([]);
+  // It holds for this voice alone.
+  script.open();
+  speakTo(chat, JOKE, { speak: true });
+  await until("the next one is heard out", () => chat.frames.filter(isEnd).at(-1).reason === "done");
+  expect(chat.frames.filter(isError)).toEqual([]);
+  expect(chat.frames.find(isAck).client_id).toBe(clientId);
+});
+
 test("stop from another device", async () => {
   holdSpeech((call) => call.text !== SENTENCES[0]);
   const { user, assistant, chat, script } = await ask();
