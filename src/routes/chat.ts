@@ -6,6 +6,7 @@ import { mayOpenSocket } from "../http/headers.ts";
 import { renderOutside } from "../http/problem.ts";
 import { AppError } from "../lib/errors.ts";
 import { InFlight } from "../lib/inFlight.ts";
+import { createMemoryBudget } from "../lib/memoryBudget.ts";
 import { CHAT_SUBPROTOCOL, CLOSE, MAX_SOUND_BYTES, type ServerFrame } from "../protocol/chat.ts";
 import type { ChatHub } from "../services/chatHub.ts";
 import type { Peer } from "../services/chatRooms.ts";
@@ -21,7 +22,7 @@ import { readArrival, type Arrival } from "./chatArrivals.ts";
 import { handleFrame, refuse, type Chat } from "./chatFrames.ts";
 import { prepare, type Opening } from "./chatOpening.ts";
 import { beginVoice } from "./chatVoice.ts";
-import { SoundBudget, VoiceSlot } from "./voiceSlot.ts";
+import { VoiceSlot } from "./voiceSlot.ts";
 
 /** What a slow reader may have waiting; above it, it is brought up to date when it has drained. */
 const BUFFER_BYTES = 256 * 1024;
@@ -70,7 +71,7 @@ export function createChatSockets(deps: Deps, hub: ChatHub, engine: Starter): Ch
   const sockets = new Set<ServerWebSocket<SocketData>>();
   const openSockets = createOpenSockets(deps);
   const inFlight = new InFlight(deps.log);
-  const sound = new SoundBudget(SOUND_BYTES);
+  const sound = createMemoryBudget(SOUND_BYTES);
   const chat = { hub, engine };
   let closing = false;
   return {
@@ -93,7 +94,7 @@ export function createChatSockets(deps: Deps, hub: ChatHub, engine: Starter): Ch
       const data = {
         opening,
         peer: null,
-        slot: new VoiceSlot(sound, deps.clock),
+        slot: new VoiceSlot(sound, opening.ok ? opening.identity.userId : "", deps.clock),
         behind: false,
         speaker: null,
         work: Promise.resolve(),

@@ -33,7 +33,7 @@ export function beginVoice(deps: Deps, chat: Chat, inFlight: InFlight, socket: S
       // Another process listens to it when it is sent again: this one ends.
       if (!inFlight.signal.aborted) refuse(deps, peer, { type: "voice", client_id: voice.clientId }, error);
     } finally {
-      slot.done(voice);
+      slot.done();
     }
   });
 }

@@ -1,5 +1,6 @@
 import type { Clock } from "../lib/clock.ts";
 import { AppError } from "../lib/errors.ts";
+import type { Hold, MemoryBudget } from "../lib/memoryBudget.ts";
 import type { VoiceFrame } from "../protocol/chat.ts";
 
 /** A voice that is whole. */
@@ -13,23 +14,6 @@ export interface Voice {
   stopped: boolean;
 }
 
-/** What sound the process may hold at a time, until it was listened to. */
-export class SoundBudget {
-  private heldBytes = 0;
-
-  constructor(private readonly limitBytes: number) {}
-
-  take(bytes: number): boolean {
-    if (this.heldBytes + bytes > this.limitBytes) return false;
-    this.heldBytes += bytes;
-    return true;
-  }
-
-  giveBack(bytes: number): void {
-    this.heldBytes -= bytes;
-  }
-}
-
 /** As long as a silent client is given at most: its frame would have come by then. */
 const ANNOUNCED_MS = 60_000;
 
@@ -41,9 +25,12 @@ export class VoiceSlot {
   /** `voice` null: what it announced was refused, or is in work; its sound is taken without a word. */
   private announced: { frame: VoiceFrame | null; atMs: number } | null = null;
   private working: Voice | null = null;
+  private held: Hold | null = null;
 
+  /** `budget`: what sound the process may hold at a time, until it was listened to; of that nobody more than half. */
   constructor(
-    private readonly budget: SoundBudget,
+    private readonly budget: MemoryBudget,
+    private readonly userId: string,
     private readonly clock: Clock,
   ) {}
 
@@ -73,14 +60,15 @@ export class VoiceSlot {
   }
 
   /** It was listened to. */
-  done(voice: Voice): void {
-    this.budget.giveBack(voice.bytes.length);
+  done(): void {
+    this.held?.release();
     this.working = null;
   }
 
   private take({ client_id: clientId, speak = false, voice }: VoiceFrame, bytes: Buffer): Voice | AppError {
     if (bytes.length === 0) return new AppError("unsupported_audio");
-    if (!this.budget.take(bytes.length)) return new AppError("service_unavailable", { retry_after: 2 });
+    this.held = this.budget.hold(this.userId);
+    if (!this.held.grow(bytes.length)) return new AppError("service_unavailable", { retry_after: 2 });
     this.working = { clientId, bytes, speak, voice: (speak && voice) || null, stopped: false };
     return this.working;
   }
