@@ -27,6 +27,8 @@ const BYTES_PER_SECOND: Record<SpeechFormat, number> = {
 /** Of sound that is not compressed the beginning tells how many bytes make a second. */
 const UNCOMPRESSED: readonly SpeechFormat[] = ["wav", "pcm"];
 const KEPT_BYTES = 65_536;
+/** Who sends more for a sentence, seven minutes at 160 kbit/s, speaks nonsense, perhaps for ever. */
+const MOST_COLLECTED_BYTES = 8 * 1024 * 1024;
 
 /** What is to be spoken, how, and for whom. */
 export interface SpeechRequest {
@@ -211,6 +213,7 @@ class SpeechLedger {
     const sound: Uint8Array[] = [];
     for await (const chunk of source) {
       this.keep(chunk);
+      if (this.bytes > MOST_COLLECTED_BYTES) throw new AppError("voice_unavailable");
       sound.push(chunk);
     }
     return Buffer.concat(sound);

@@ -366,6 +366,7 @@ test("who has just enough hears all of it: what a sentence in the making holds i
 test.each([
   ["refuses", [{ status: 400, message: "no" }]],
   ["breaks off", [{ seconds: 1 }, { cut: true as const }]],
+  ["never ends", Array(100).fill({ seconds: 60 })],
 ])(
   "the provider %s in mid-answer: the voice ends, the text goes on unharmed, nothing of it is paid",
   async (_, steps) => {
