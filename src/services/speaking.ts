@@ -161,8 +161,10 @@ class SpeechLedger {
     const { signal } = this.speech;
     const reader = source.getReader();
     const leave = async (reason: unknown) => {
+      // First: a read that waits takes the cancelling for the end.
+      const settled = this.settle("left");
       await reader.cancel(reason).catch(() => undefined);
-      await this.settle("left");
+      await settled;
     };
     const { promise: over, resolve: end } = Promise.withResolvers<void>();
     return new ReadableStream<Uint8Array>(

@@ -345,19 +345,32 @@ describe("a client that hangs up", () => {
     await expectFree(town.reef, user);
   });
 
+  /** Without HTTP between. */
+  const begin = async (signal: AbortSignal) => {
+    const how = { text: TEXT, voice: null, assistantVoice: null, format: "pcm", speed: 1 } as const;
+    const speech = await speak(town.reef.deps, { ...how, userId: user.id, signal });
+    return isRefused(speech) ? expect.unreachable() : speech;
+  };
+
+  test("who cancels a read that waits has not heard the end", async () => {
+    script([{ seconds: 2 }, { hang: true }]);
+    const speech = await begin(new AbortController().signal);
+    const reader = speech.stream.getReader();
+    expect((await reader.read()).value!.length).toBe(96_000);
+    const next = reader.read();
+    // So that it is passed on to the provider's stream.
+    await new Promise((resolve) => setImmediate(resolve));
+    await reader.cancel();
+    expect((await next).done).toBe(true);
+    expect(await speech.ended).toEqual({ durationSeconds: 2 });
+    expect((await dayOf(town.reef, user)).used).toEqual({ input: 0, output: 2, characters: 28 });
+    await gone();
+  });
+
   test("a stream that nobody reads ends with the signal, too", async () => {
     script([{ seconds: 2 }, { hang: true }]);
     const over = new AbortController();
-    const request = {
-      userId: user.id,
-      text: TEXT,
-      voice: null,
-      assistantVoice: null,
-      format: "pcm",
-      speed: 1,
-    } as const;
-    const speech = await speak(town.reef.deps, { ...request, signal: over.signal });
-    if (isRefused(speech)) throw new Error("it fits");
+    const speech = await begin(over.signal);
     const reader = speech.stream.getReader();
     expect((await reader.read()).value!.length).toBe(96_000);
     over.abort(new Error("enough"));
