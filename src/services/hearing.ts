@@ -93,7 +93,7 @@ async function transcribe(deps: HearingDeps, bytes: Uint8Array, format: AudioFor
     bytes,
     fileName: `voice.${format}`,
     mediaType: MEDIA_TYPES[format],
-    signal: AbortSignal.any([signal, AbortSignal.timeout(deps.config.VOICE_TIMEOUT_MS)]),
+    signal,
   });
   return { ...heard, text: heard.text.toWellFormed().replaceAll("\u0000", "").trim() };
 }
