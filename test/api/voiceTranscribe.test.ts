@@ -404,6 +404,24 @@ test("who is suspended after the token was looked at is not heard", async () => 
   await expectFree(town.reef, user);
 });
 
+for (const table of ["idempotency_keys", "daily_usage"]) {
+  test(`who is erased after the token was looked at, before ${table}: 401`, async () => {
+    const { heard } = await town.reef.sql.begin(async (tx) => {
+      await tx.unsafe(`lock table ${table} in access exclusive mode`);
+      const heard = hear(fixture("speech.wav"), table === "daily_usage" ? {} : { "idempotency-key": "gone" });
+      await until("the request waits", async () => {
+        const [waiting] = await tx`select 1 from pg_locks where not granted and relation = ${table}::regclass`;
+        return waiting;
+      });
+      await tx`delete from users where id = ${user.id}`;
+      return { heard };
+    });
+    const { status, body } = await heard;
+    expect([status, body.code]).toEqual([401, "unauthorized"]);
+    expect(calls()).toEqual([]);
+  });
+}
+
 test("HEAD and OPTIONS do nothing, whatever they bring", async () => {
   for (const method of ["HEAD", "OPTIONS", "GET", "PUT"]) {
     const response = await fetch(`${town.reef.url}/api/voice/transcribe`, {
