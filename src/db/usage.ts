@@ -90,13 +90,14 @@ export async function insertReservation(
   const { textMessages = 0, voiceInputSeconds = 0, voiceOutputSeconds = 0, ttsCharacters = 0 } = input.amounts;
   const { limits } = day;
   const taken = KINDS.filter((kind) => (input.amounts[kind] ?? 0) > 0);
+  // More than a whole day may be more than a column holds.
+  if (taken.some((kind) => input.amounts[kind]! > limits[kind])) return null;
   const expires = input.expiresInMs === null ? null : input.expiresInMs / 1000;
   const [row] = await sql<Totals[]>`
     with taken as (
       insert into daily_usage as d
         (user_id, date, text_messages, voice_input_seconds, voice_output_seconds, tts_characters)
-      select ${userId}, ${day.date}, ${textMessages}, ${voiceInputSeconds}, ${voiceOutputSeconds}, ${ttsCharacters}
-      where ${taken.every((kind) => input.amounts[kind]! <= limits[kind])}::boolean
+      values (${userId}, ${day.date}, ${textMessages}, ${voiceInputSeconds}, ${voiceOutputSeconds}, ${ttsCharacters})
       on conflict (user_id, date) do update set version = d.version + 1,
         text_messages = d.text_messages + excluded.text_messages,
         voice_input_seconds = d.voice_input_seconds + excluded.voice_input_seconds,
