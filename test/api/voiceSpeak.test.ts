@@ -7,6 +7,7 @@ import type { SpeakingStep } from "../fakes/openaiAudio.ts";
 import { makeAssistant, makeUser, type TestUser } from "../factories.ts";
 import { until } from "../harness.ts";
 import {
+  costOf,
   dayOf,
   expectFree,
   expectSound,
@@ -317,6 +318,8 @@ describe("a client that hangs up", () => {
       // Three seconds of eleven, and a frame more or less.
       expect(used.output).toBeOneOf([3, 4]);
       expect(used.characters).toBeWithin(40, 43);
+      // The provider was asked for all of it.
+      expect(await costOf(town.reef, user)).toBe(150 * 15);
     });
   }
 
@@ -396,6 +399,7 @@ describe("a provider that breaks off", () => {
         expect(response.status).toBe(200);
         expect((await response.arrayBuffer().catch((error: Error) => error)) instanceof Error).toBe(true);
         await expectFree(impatient.reef, person);
+        expect(await costOf(impatient.reef, person)).toBe(2 * 150 * 15);
         await expectSound(impatient, [PHRASE]);
       } finally {
         await impatient.stop();

@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { makeUser, type Answer, type TestUser } from "../factories.ts";
 import { until } from "../harness.ts";
 import {
+  costOf,
   dayOf,
   expectFree,
   expectSound,
@@ -82,11 +83,14 @@ describe("silence", () => {
     });
   }
 
-  test("noise in which the provider hears nobody, or doubts whom it heard, is free", async () => {
+  test("noise in which the provider hears nobody, or doubts whom it heard, is free, though it costs us", async () => {
     expect((await hear(fixture("noise.wav"))).body.text).toBe("");
     town.openai.audio.hear = () => [{ text: "Thank you.", noSpeechProb: 0.9, avgLogprob: -1.5 }];
     expect((await hear(fixture("noise.mp3"))).body.text).toBe("");
+    const before = await costOf(town.reef, user);
+    expect((await hear(fixture("speech.wav"))).body.text).toBe("");
     await expectFree(town.reef, user);
+    expect((await costOf(town.reef, user)) - before).toBeCloseTo(FIXTURES["speech.wav"]!.seconds * 100, -1);
   });
 
   test("a quiet voice is no silence", async () => {
