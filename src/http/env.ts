@@ -186,10 +186,16 @@ export function parseJson<S extends z.ZodType>(schema: S, text: string): z.outpu
   return result.data;
 }
 
+/** More unknown fields than these are not listed. */
+const MAX_UNKNOWN_FIELDS = 20;
+
 /** A fault of validation as `details` shows it: where, and what; never the value. */
 export function renderIssue(issue: z.core.$ZodIssue): { path: string; message: string }[] {
   if (issue.code === "unrecognized_keys") {
-    return issue.keys.map((key) => ({ path: [...issue.path, key].join(".").slice(0, 100), message: "unknown field" }));
+    // A body of 25 MB has room for millions of them.
+    return issue.keys
+      .slice(0, MAX_UNKNOWN_FIELDS)
+      .map((key) => ({ path: [...issue.path, key].join(".").slice(0, 100), message: "unknown field" }));
   }
   return [{ path: issue.path.join("."), message: issue.message }];
 }

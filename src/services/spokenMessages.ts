@@ -40,6 +40,7 @@ export async function acceptSpoken(
     // Whoever held it may have had it accepted.
     const meanwhile = await findAccepted(deps, spoken);
     if (meanwhile) return meanwhile;
+    // In here: what another process accepts between two looks must not be refused for the message that it used up.
     const refused = await findRefusal(deps, spoken);
     if (refused) return refused;
     listening();

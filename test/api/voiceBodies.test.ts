@@ -100,6 +100,15 @@ test("exactly 25 MB is read; elsewhere, and by another method, 64 KB is the limi
   }
 });
 
+test("of a hundred thousand unknown fields a few are told", async () => {
+  const fields = Array.from({ length: 100_000 }, (_, n) => `"${n}":1`).join(",");
+  const headers = { "content-type": "application/json" };
+  for (const path of ["speak", "transcribe"] as const) {
+    const { status, body } = await readAnswer(await send(town.reef, user, path, `{${fields}}`, headers));
+    expect([path, status, body.details.length < 30]).toEqual([path, 400, true]);
+  }
+});
+
 test("without a token nothing is read", async () => {
   const wire = open("/api/voice/transcribe", [TYPE, held(LIMIT)], null);
   expect(await wire.status()).toBe(401);
