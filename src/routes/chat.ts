@@ -6,7 +6,6 @@ import { mayOpenSocket } from "../http/headers.ts";
 import { renderOutside } from "../http/problem.ts";
 import { AppError } from "../lib/errors.ts";
 import { InFlight } from "../lib/inFlight.ts";
-import { createMemoryBudget } from "../lib/memoryBudget.ts";
 import { CHAT_SUBPROTOCOL, CLOSE, MAX_SOUND_BYTES, type ServerFrame } from "../protocol/chat.ts";
 import type { ChatHub } from "../services/chatHub.ts";
 import type { Peer } from "../services/chatRooms.ts";
@@ -30,8 +29,6 @@ const BUFFER_BYTES = 256 * 1024;
 const MAX_WAITING_FRAMES = 200;
 /** Who goes on sending though so many were refused in one go is no client of ours. */
 const MAX_REFUSED_FRAMES = 200;
-/** Sound of all sockets together that waits to be listened to. */
-const SOUND_BYTES = 64 * 1024 * 1024;
 const PATH = "/ws/chat";
 
 interface SocketData {
@@ -71,7 +68,6 @@ export function createChatSockets(deps: Deps, hub: ChatHub, engine: Starter): Ch
   const sockets = new Set<ServerWebSocket<SocketData>>();
   const openSockets = createOpenSockets(deps);
   const inFlight = new InFlight(deps.log);
-  const sound = createMemoryBudget(SOUND_BYTES);
   const chat = { hub, engine };
   let closing = false;
   return {
@@ -94,7 +90,7 @@ export function createChatSockets(deps: Deps, hub: ChatHub, engine: Starter): Ch
       const data = {
         opening,
         peer: null,
-        slot: new VoiceSlot(sound, opening.ok ? opening.identity.userId : "", deps.clock),
+        slot: new VoiceSlot(deps.soundMemory, opening.ok ? opening.identity.userId : "", deps.clock),
         behind: false,
         speaker: null,
         work: Promise.resolve(),

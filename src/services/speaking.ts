@@ -163,8 +163,10 @@ class SpeechLedger {
     const { signal } = this.speech;
     const reader = source.getReader();
     const leave = async (reason: unknown) => {
+      // First: a read that waits takes the cancelling for the end.
+      const settled = this.settle("left");
       await reader.cancel(reason).catch(() => undefined);
-      await this.settle("left");
+      await settled;
     };
     const { promise: over, resolve: end } = Promise.withResolvers<void>();
     return new ReadableStream<Uint8Array>(
@@ -234,11 +236,13 @@ class SpeechLedger {
     const share = how === "whole" ? 1 : Math.min(1, durationSeconds / amounts.voiceOutputSeconds);
     const ttsCharacters = Math.ceil(amounts.ttsCharacters * share);
     const voiceOutputSeconds = wholeSeconds(secondsBefore + durationSeconds) - wholeSeconds(secondsBefore);
-    const costMicroUsd = estimateCost(deps.config.PRICES, model, { characters: ttsCharacters });
+    // Whoever speaks has taken the whole text, and wants to be paid for it, however much of the sound came.
+    const characters = how === "failed" && this.bytes === 0 ? 0 : amounts.ttsCharacters;
+    const costMicroUsd = estimateCost(deps.config.PRICES, model, { characters });
     const cost = { model, inputTokens: null, outputTokens: null, costMicroUsd };
     const actual = { ttsCharacters, voiceOutputSeconds };
     const settling =
-      how === "failed" ? { status: "released" as const } : { status: "committed" as const, actual, cost };
+      how === "failed" ? { status: "released" as const, cost } : { status: "committed" as const, actual, cost };
     await deps.sql
       .begin((sql) => settleUsage(deps, sql, { userId, key, ...settling }))
       .catch((err: unknown) => deps.log.warn({ err, user_id: userId }, "a reservation waits for its end"));

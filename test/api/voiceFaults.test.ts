@@ -93,6 +93,20 @@ describe("what goes wrong at the provider is 503, told to the operator, and cost
   });
 });
 
+test("a recording so long that it may take all the time there is: its end is the provider's silence, too", async () => {
+  const other = await startVoiceTown({ VOICE_TIMEOUT_MS: "300", VOICE_FIRST_BYTE_MS: "600000" });
+  try {
+    other.openai.audio.hear = () => [{ hang: true }];
+    const person = await makeUser(other.reef);
+    const { status, body } = await hearBytes(other.reef, person, fixture("speech.ogg"));
+    expect([status, body.code, body.retry_after]).toEqual([503, "voice_unavailable", 5]);
+    await expectFree(other.reef, person);
+    await expectSound(other);
+  } finally {
+    await other.stop();
+  }
+});
+
 test("who hangs up while it is listened to pays nothing, and the provider's call ends", async () => {
   const patient = await startVoiceTown();
   try {

@@ -1,9 +1,9 @@
 import { expect, test } from "bun:test";
 import { InFlight } from "../../src/lib/inFlight.ts";
 import { newId } from "../../src/lib/ids.ts";
-import { createMemoryBudget } from "../../src/lib/memoryBudget.ts";
 import { createLog } from "../../src/lib/log.ts";
 import { AppError } from "../../src/lib/errors.ts";
+import { createMemoryBudget } from "../../src/lib/memoryBudget.ts";
 import type { VoiceFrame } from "../../src/protocol/chat.ts";
 import { VoiceSlot, type Voice } from "../../src/routes/voiceSlot.ts";
 import { until } from "../harness.ts";
