@@ -218,8 +218,8 @@ test("the process that writes an answer is killed: another one goes on, each sen
   const there = await startProcess(reef.env);
   closers.push(() => there.stop());
   const person = await makePerson(reef, there);
-  const { isReady } = there.deps.gateway;
-  there.deps.gateway.isReady = () => false;
+  let killed = false;
+  there.deps.gateway.isReady = () => killed;
   reef.deps.gateway.isReady = () => false;
   const doomed = new ApiProcess("doomed", reef.env, reef.dir);
   closers.push(() => doomed.kill());
@@ -233,7 +233,7 @@ test("the process that writes an answer is killed: another one goes on, each sen
   await chat.next("the first sentence is heard", isAudio);
   await doomed.kill();
   script.open(2);
-  there.deps.gateway.isReady = isReady;
+  killed = true;
   await until("another one goes on", () => there.logs.some((line) => line.includes("turn started")));
   script.open();
   expect(await chat.next("the end", isEnd)).toMatchObject({ frames: 4, reason: "done" });
