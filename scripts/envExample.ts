@@ -9,8 +9,9 @@ export function renderEnvExample(): string {
   };
   const lines = Object.entries(environmentSchema.shape).map(([name, schema]) => {
     const value = properties.properties[name]?.default;
+    const example = (schema as z.ZodType).meta()?.["example"] as string | undefined;
     const note = properties.required?.includes(name) ? " (required; npm start provides it)" : "";
-    return `# ${descriptionInside(schema)}${note}\n${value === undefined ? `#${name}=` : `#${name}=${JSON.stringify(value).replaceAll('"', "")}`}\n`;
+    return `# ${descriptionInside(schema)}${note}\n${value === undefined ? `#${name}=${example ?? ""}` : `#${name}=${JSON.stringify(value).replaceAll('"', "")}`}\n`;
   });
   const data = "# Where npm start keeps everything\n#REEF_DATA_DIR=.data\n";
   return `# Every setting of Reef, with its default. Copy to .env and uncomment what you change.\n\n${[data, ...lines].join("\n")}`;

@@ -65,7 +65,10 @@ const prices = z
   .pipe(priceTable)
   .transform((table) => ({ ...LIST_PRICES, ...table }))
   .default(LIST_PRICES)
-  .describe("What models cost us, as JSON; USD per million tokens, per minute, per million characters spoken");
+  .describe(
+    "What models cost us, as JSON by model, in USD: per million tokens (input, cachedInput, output), per minute heard (minute), per million characters spoken (characters); a model that is not named keeps its list price (src/lib/prices.ts)",
+  )
+  .meta({ example: '{"gpt-5-nano":{"input":0.05,"cachedInput":0.005,"output":0.4}}' });
 
 /** Every variable that Reef reads. A secret has no default; `npm start` makes what is missing for a trial. */
 export const environmentSchema = z.object({
@@ -226,14 +229,17 @@ function parse<S extends z.ZodType>(schema: S, env: Record<string, string | unde
     Object.entries(env).filter(([, value]) => value !== undefined && value.trim() !== ""),
   );
   const result = schema.safeParse(present);
-  if (!result.success) throw new ConfigError(result.error.issues.map((issue) => renderFault(issue, present)));
+  if (!result.success)
+    throw new ConfigError([...new Set(result.error.issues.map((issue) => renderFault(issue, present)))]);
   return result.data;
 }
 
 // zod's own messages may quote the input; these never do.
 function renderFault(issue: z.core.$ZodIssue, present: Record<string, unknown>): string {
-  const name = issue.path.join(".");
+  const [name, ...within] = issue.path.map(String) as [string, ...string[]];
   if (!(name in present)) return `${name} is missing: ${describeVariable(name)}`;
+  // What is in the value has names that are a part of it.
+  if (within.length > 0) return `${name} is not valid: ${describeVariable(name)}`;
   if (issue.code === "too_small" || issue.code === "too_big") return `${name}: ${issue.message}`;
   if (["invalid_format", "custom"].includes(issue.code) && issue.message.startsWith("must"))
     return `${name} ${issue.message}`;

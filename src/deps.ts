@@ -17,6 +17,7 @@ import { newId } from "./lib/ids.ts";
 import type { Log } from "./lib/log.ts";
 import { createLoopDelay, type LoopDelay } from "./lib/loopDelay.ts";
 import { createLocalCounts, type LocalCounts } from "./lib/localCounts.ts";
+import { createMemoryBudget, type MemoryBudget } from "./lib/memoryBudget.ts";
 import { createMetrics, type Metrics } from "./lib/metrics.ts";
 import { createPasswords, type Passwords } from "./lib/passwords.ts";
 import { withDeadline } from "./lib/retry.ts";
@@ -46,6 +47,8 @@ export interface Deps {
   /** Null without OPENAI_API_KEY: nothing is heard or spoken. */
   speech: SpeechProvider | null;
   audio: AudioInspector;
+  /** What recordings may take of the process's memory. */
+  soundMemory: MemoryBudget;
   stripe: StripeClient;
   passwords: Passwords;
   localCounts: LocalCounts;
@@ -111,6 +114,7 @@ export function createDeps(config: Config, log: Log): Deps {
     passwords: createPasswords(createCommonPasswords()),
     speech: createSpeechProvider(config, log, metrics),
     audio,
+    soundMemory: createMemoryBudget(config.VOICE_MEMORY_BYTES),
     stripe: createStripeClient(config),
     localCounts: createLocalCounts(),
     metrics,

@@ -10,7 +10,6 @@ import { limitBody, measure, requestLog, sendElsewhere } from "./http/middleware
 import { requireOperator, requireOperatorOrLocal } from "./http/operator.ts";
 import { renderNoRoute, renderProblem } from "./http/problem.ts";
 import { takeUpload } from "./http/upload.ts";
-import { createMemoryBudget } from "./lib/memoryBudget.ts";
 import { accountRoutes } from "./routes/account.ts";
 import { adminRoutes } from "./routes/admin.ts";
 import { assistantRoutes } from "./routes/assistants.ts";
@@ -41,7 +40,7 @@ export function createServer(deps: Deps, hub: ChatHub, engine: Starter, isDraini
     local: [requireOperatorOrLocal(deps)],
     metered: [metered(deps)],
     idempotent: [idempotency(deps)],
-    large: takeLargeBody(createMemoryBudget(deps.config.VOICE_MEMORY_BYTES)),
+    large: takeLargeBody(deps.soundMemory),
     upload: takeUpload,
   });
   const { app, specs } = router;

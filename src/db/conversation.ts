@@ -6,6 +6,7 @@ export interface LockedConversation {
   status: "active" | "paused" | "deleted";
   state: string;
   agentId: string;
+  model: string;
   lastSeq: number;
 }
 
@@ -15,7 +16,7 @@ export async function lockConversation(
   key: { userId: string; assistantId: string },
 ): Promise<LockedConversation | null> {
   const [row] = await sql<LockedConversation[]>`
-    select gateway_id, status, state, agent_id, last_seq from assistants where id = ${key.assistantId} and user_id = ${key.userId} for no key update`;
+    select gateway_id, status, state, agent_id, model, last_seq from assistants where id = ${key.assistantId} and user_id = ${key.userId} for no key update`;
   return row ?? null;
 }
 

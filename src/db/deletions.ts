@@ -1,5 +1,6 @@
 import { newId } from "../lib/ids.ts";
 import type { Queryable } from "./connect.ts";
+import { keepDepartedUsage } from "./costs.ts";
 import { notify } from "./notify.ts";
 
 /** The steps in their order; the row names the one that is to be done next. */
@@ -125,6 +126,7 @@ export async function deleteUserRows(sql: Queryable, userId: string): Promise<vo
   await sql`delete from messages where user_id = ${userId}`;
   await sql`delete from turns where user_id = ${userId}`;
   await sql`delete from assistants where user_id = ${userId}`;
+  await keepDepartedUsage(sql, userId);
   await sql`delete from usage_logs where user_id = ${userId}`;
   await sql`delete from daily_usage where user_id = ${userId}`;
   await sql`delete from idempotency_keys where user_id = ${userId}`;

@@ -178,10 +178,10 @@ export async function settleReservation(
     ), settled as (
       update usage_logs l set settled_at = now(), amount = case when w.after = 0 then l.amount else w.after end,
         status = case when w.after = 0 then 'released' else 'committed' end, model = ${cost?.model ?? null},
-        -- Once for the whole reservation, or a sum over rows would count it twice.
+        -- Once for the whole reservation, or a sum over rows would count it twice. Null: not known.
         input_tokens = case when f.id is not null then ${cost?.inputTokens ?? null}::int end,
         output_tokens = case when f.id is not null then ${cost?.outputTokens ?? null}::int end,
-        cost_micro_usd = case when f.id is not null then ${cost?.costMicroUsd ?? null}::bigint end
+        cost_micro_usd = case when f.id is not null then 1 else 0 end * ${cost?.costMicroUsd ?? null}::bigint
       from wanted w left join (select id from wanted order by id limit 1) f on f.id = w.id
       where l.id = w.id and l.status = 'reserved'
       returning l.kind, w.before - w.after as returned
@@ -232,7 +232,7 @@ export async function listExpiredReservations(
     order by expires_at, idempotency_key limit ${input.limit}`;
 }
 
-/** What an answer cost, learned after it was given. */
+/** What an answer cost, whole or stopped, learned after it was given. */
 export async function recordTurnCost(
   sql: Queryable,
   input: { id: string; userId: string; inputTokens: number; outputTokens: number; costMicroUsd: number },
@@ -241,7 +241,7 @@ export async function recordTurnCost(
     with turn as (
       update turns set input_tokens = ${input.inputTokens}, output_tokens = ${input.outputTokens},
         cost_micro_usd = ${input.costMicroUsd}
-      where id = ${input.id} and user_id = ${input.userId} and status = 'done'
+      where id = ${input.id} and user_id = ${input.userId} and status in ('done', 'stopped')
     )
     update usage_logs set input_tokens = ${input.inputTokens}, output_tokens = ${input.outputTokens},
       cost_micro_usd = ${input.costMicroUsd}

@@ -31,8 +31,6 @@ export type KeepAnswer = (sql: Queryable, status: number, body: object) => Promi
 /** A large body is one long text; of values it has fewer than this, or its reading would hold everybody up for seconds. */
 const LARGE_CHARACTERS = 64 * 1024;
 const MOST_VALUES = 10_000;
-/** Unknown fields that a refusal names. */
-const MOST_NAMED = 20;
 const JSON_TYPE = /^application\/([a-z0-9.+-]+\+)?json\s*(;|$)/i;
 
 /** Who may call a route: anybody, a signed-in user, somebody with an operator token. */
@@ -199,11 +197,15 @@ function hasOften(text: string, mark: string): boolean {
   return at >= 0;
 }
 
+/** More unknown fields than these are not listed. */
+const MAX_UNKNOWN_FIELDS = 20;
+
 /** A fault of validation as `details` shows it: where, and what; never the value. */
 export function renderIssue(issue: z.core.$ZodIssue): { path: string; message: string }[] {
   if (issue.code === "unrecognized_keys") {
+    // A body of 25 MB has room for millions of them.
     return issue.keys
-      .slice(0, MOST_NAMED)
+      .slice(0, MAX_UNKNOWN_FIELDS)
       .map((key) => ({ path: [...issue.path, key].join(".").slice(0, 100), message: "unknown field" }));
   }
   return [{ path: issue.path.join("."), message: issue.message }];

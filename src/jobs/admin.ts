@@ -3,16 +3,22 @@ import { parseArgs } from "node:util";
 import { ConfigError, loadConfig } from "../config.ts";
 import { createDeps, type Deps } from "../deps.ts";
 import { createLog } from "../lib/log.ts";
+import { AppError } from "../lib/errors.ts";
+import { readCosts, renderCosts, type CostReport } from "../services/costs.ts";
 import { createOperator, listOperators, OPERATOR_NAME, revokeOperator } from "../services/operators.ts";
 
-const help = `Manages who may operate the running system.
+const help = `Manages who may operate the running system, and shows what its use costs.
 
   npm run admin -- token create --name NAME   makes an operator token and shows it this once
   npm run admin -- token list                 every token: name, state, when it was made and last used
   npm run admin -- token revoke NAME          refuses it from now on
+  npm run admin -- costs                      what each plan (or user) has used and cost us
 
 It acts on the system that "npm start" runs on <REEF_DATA_DIR or .data>, or on the one that DATABASE_URL and the other
 settings in .env.example name. "--help" after a command says more about it. Exit code: 0 done, 1 not done, 2 misused.`;
+
+/** Rows of the table; /api/admin/costs has all of them. */
+const COSTS_SHOWN = 100;
 
 const helpOf: Record<string, string> = {
   create: `npm run admin -- token create --name NAME
@@ -27,6 +33,12 @@ the minute). The tokens themselves are not kept.`,
   revoke: `npm run admin -- token revoke NAME
 
 The token is refused from the next request on. It can't be given back; make another one under another name.`,
+  costs: `npm run admin -- costs [--from DATE] [--to DATE] [--by plan|user]
+
+A table of what was used and what it has cost us by the price table (PRICES), most expensive first: by plan, or by user
+(the ${COSTS_SHOWN} most expensive ones). DATE is like 2026-11-26, both days included; by default the last 30 days. Days are the
+users' own. The last column counts what was charged and whose cost is not known (a stopped answer tells no tokens).
+/api/admin/costs says the same, page by page.`,
 };
 
 function exit(code: 1 | 2, sentence: string): never {
@@ -34,31 +46,60 @@ function exit(code: 1 | 2, sentence: string): never {
   process.exit(code);
 }
 
-function readOptions() {
+type Command =
+  | { verb: "create" | "list" | "revoke"; name: string }
+  | { verb: "costs"; from: string | null; to: string | null; by: "plan" | "user" };
+
+const string = { type: "string" } as const;
+const options = {
+  name: string,
+  from: string,
+  to: string,
+  by: string,
+  help: { type: "boolean", short: "h", default: false },
+} as const;
+
+function readCommand(): Command {
   try {
-    const { values, positionals } = parseArgs({
-      allowPositionals: true,
-      options: { name: { type: "string" }, help: { type: "boolean", short: "h", default: false } },
-    });
-    const [noun, verb = "", ...rest] = positionals;
-    const known = noun === "token" ? helpOf[verb] : undefined;
+    const { values, positionals } = parseArgs({ allowPositionals: true, options });
+    const [noun, ...rest] = positionals;
+    const verb = noun === "token" ? rest.shift() : noun;
+    const known = (noun === "token" && verb !== "costs") || noun === "costs" ? helpOf[verb ?? ""] : undefined;
     if (values.help || noun === undefined) {
       console.log(known ?? help);
       process.exit(values.help ? 0 : 2);
     }
     if (known === undefined) throw new Error(`There is no command "${positionals.join(" ")}".`);
-    const name = verb === "create" ? values.name : rest.shift();
-    if (rest.length > 0 || (verb !== "create" && values.name !== undefined)) throw new Error("Too many arguments.");
-    if (verb === "list") {
-      if (name !== undefined) throw new Error("Too many arguments.");
-      return { verb, name: "" };
-    }
-    if (name === undefined) throw new Error("A name is missing.");
-    if (!OPERATOR_NAME.test(name)) throw new Error('A name is 1 to 40 of a-z, 0-9, ".", "_", "-".');
-    return { verb, name };
+    const { help: _, ...given } = values;
+    return verb === "costs" ? readCostsCommand(rest, given) : readTokenCommand(verb as TokenVerb, rest, given);
   } catch (error) {
     return exit(2, `${error instanceof Error ? error.message : String(error)} See npm run admin -- --help.`);
   }
+}
+
+type TokenVerb = "create" | "list" | "revoke";
+type Given = { [name in "name" | "from" | "to" | "by"]?: string };
+
+function readTokenCommand(verb: TokenVerb, rest: string[], { name: named, ...others }: Given): Command {
+  const name = verb === "create" ? named : rest.shift();
+  const tooMany = rest.length > 0 || (verb !== "create" && named !== undefined) || Object.keys(others).length > 0;
+  if (tooMany || (verb === "list" && name !== undefined)) throw new Error("Too many arguments.");
+  if (verb === "list") return { verb, name: "" };
+  if (name === undefined) throw new Error("A name is missing.");
+  if (!OPERATOR_NAME.test(name)) throw new Error('A name is 1 to 40 of a-z, 0-9, ".", "_", "-".');
+  return { verb, name };
+}
+
+function readCostsCommand(rest: string[], { name, from, to, by = "plan" }: Given): Command {
+  if (rest.length > 0 || name !== undefined) throw new Error("Too many arguments.");
+  for (const date of [from, to])
+    if (date !== undefined && !isDate(date)) throw new Error(`"${date}" is no date like 2026-11-26.`);
+  if (by !== "plan" && by !== "user") throw new Error("--by is plan or user.");
+  return { verb: "costs", from: from ?? null, to: to ?? null, by };
+}
+
+function isDate(text: string): boolean {
+  return /^\d{4}-\d\d-\d\d$/.test(text) && new Date(text).toJSON()?.slice(0, 10) === text;
 }
 
 function connect(): Deps {
@@ -73,8 +114,14 @@ function connect(): Deps {
 const time = (date: Date | null) => date?.toISOString().slice(0, 16).replace("T", " ") ?? "never";
 
 /** Does it; a sentence where it could not be done. */
-async function act(deps: Deps, verb: string, name: string): Promise<string | null> {
+async function act(deps: Deps, command: Command): Promise<string | null> {
   const actor = { osUser: userInfo().username };
+  if (command.verb === "costs") {
+    const report = await readCosts(deps, { ...command, cursor: null, limit: COSTS_SHOWN });
+    console.log(renderTable(report));
+    return null;
+  }
+  const { verb, name } = command;
   if (verb === "create") {
     const token = await createOperator(deps, actor, name);
     if (token === null) return `The name "${name}" was used before; take another one.`;
@@ -94,10 +141,32 @@ async function act(deps: Deps, verb: string, name: string): Promise<string | nul
   return null;
 }
 
+/** What was used and cost, a line per plan or user, its columns as wide as they must be, the sum last. */
+function renderTable({ from, to, by, items, total, nextCursor }: CostReport): string {
+  const head = [by, "messages", "tokens in", "out", "heard s", "spoken s", "characters", "USD", "unpriced"];
+  const line = (name: string, costs: CostReport["total"]) => {
+    const shown = renderCosts(costs);
+    const { text_messages, input_tokens, output_tokens, voice_input_seconds, voice_output_seconds } = shown;
+    const numbers = [text_messages, input_tokens, output_tokens, voice_input_seconds, voice_output_seconds];
+    return [name, ...[...numbers, shown.tts_characters].map(String), shown.estimated_cost_usd, String(shown.unpriced)];
+  };
+  const rows = [
+    head,
+    ...items.map(({ group, ...costs }) => line(group ?? "(have left)", costs)),
+    ...(nextCursor === null ? [] : [["…", ...head.slice(1).map(() => "")]]),
+    line("all", total),
+  ];
+  const widths = head.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
+  const render = (row: string[]) =>
+    row.map((cell, n) => (n === 0 ? cell.padEnd(widths[n]!) : cell.padStart(widths[n]!))).join("  ");
+  return [`${from} to ${to}`, ...rows.map(render)].map((text) => text.trimEnd()).join("\n");
+}
+
 async function main(): Promise<void> {
-  const { verb, name } = readOptions();
+  const command = readCommand();
   const deps = connect();
-  const refusal = await act(deps, verb, name).catch((error: unknown) => {
+  const refusal = await act(deps, command).catch((error: unknown) => {
+    if (error instanceof AppError) return `${error.message} ${JSON.stringify(error.extras.details ?? "")}`;
     const code = (error as { code?: unknown }).code;
     return `The database does not answer as it should (${typeof code === "string" ? code : "unknown"}); nothing was done.`;
   });

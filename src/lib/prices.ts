@@ -25,15 +25,22 @@ export const LIST_PRICES: PriceTable = {
   "tts-1-hd": { characters: 30 },
 };
 
+/** Money as the API shows it: USD with six decimals. */
+export function renderUsd(microUsd: number): string {
+  return `${Math.trunc(microUsd / 1_000_000)}.${String(microUsd % 1_000_000).padStart(6, "0")}`;
+}
+
 /** What so much of a model costs, in micro-USD, rounded up; null for a model that the table does not have. */
 export function estimateCost(
   prices: PriceTable,
   model: string,
   amount: { seconds?: number; characters?: number },
 ): number | null {
-  const price = prices[model];
-  if (!price) return null;
+  if (!Object.hasOwn(prices, model)) return null;
+  const { minute = 0, characters: perMillion = 0 } = prices[model]!;
   const { seconds = 0, characters = 0 } = amount;
   // Per million characters in USD is per character in micro-USD.
-  return Math.ceil((seconds / 60) * (price.minute ?? 0) * 1_000_000 + characters * (price.characters ?? 0));
+  const microUsd = (seconds / 60) * minute * 1_000_000 + characters * perMillion;
+  // What binary fractions add is not rounded up.
+  return Math.ceil(Number(microUsd.toFixed(6)));
 }

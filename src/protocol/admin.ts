@@ -27,6 +27,42 @@ export const adminUserSchema = userSchema.extend({ status });
 export const usersSchema = z.object({ items: z.array(adminUserSchema), next_cursor: nextCursor });
 
 const amount = z.object({ used: z.number().int(), limit: z.number().int() });
+const costs = {
+  text_messages: z.number().int().describe("Charged"),
+  input_tokens: z.number().int(),
+  output_tokens: z.number().int(),
+  voice_input_seconds: z.number().int(),
+  voice_output_seconds: z.number().int(),
+  tts_characters: z.number().int(),
+  estimated_cost_usd: z.string().describe("Decimal, by the price table; also of what was not charged"),
+  estimated_cost_micro_usd: z.number().int(),
+  unpriced: z.number().int().describe("Charged entries of the ledger whose cost is not known"),
+};
+const by = z.enum(["plan", "user"]);
+export const costsQuery = z.strictObject({
+  from: z.iso.date().optional().describe("First day, included; by default 29 days before `to`"),
+  to: z.iso.date().optional().describe("Last day, included; by default the newest that has begun anywhere"),
+  by: by.default("plan"),
+  limit: paging.limit,
+  cursor: z.string().max(200).optional().describe("`next_cursor` of the page before"),
+});
+export const costsSchema = z.object({
+  from: z.string(),
+  to: z.string(),
+  by,
+  total: z.object(costs).describe("Of the whole period, not of this page"),
+  items: z
+    .array(
+      z.object({
+        plan: z.string().optional().describe("`by=plan`: the plan at the time; unknown for the oldest entries"),
+        user_id: id.nullable().optional().describe("`by=user`: null for all that have left"),
+        ...costs,
+      }),
+    )
+    .describe("Most expensive first"),
+  next_cursor: z.string().nullable().describe("For the next page; null on the last"),
+});
+
 export const userOverviewSchema = z.object({
   user: adminUserSchema,
   sessions: z.number().int().describe("Signed-in devices"),
@@ -38,6 +74,7 @@ export const userOverviewSchema = z.object({
     voice_output_seconds: amount,
     tts_characters: amount,
   }),
+  costs_30_days: z.object(costs).describe("Of the last 30 days of the user's own"),
   assistants: z.array(
     z.object({
       id,

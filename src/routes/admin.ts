@@ -5,6 +5,8 @@ import type { Router } from "../http/env.ts";
 import {
   auditQueryOf,
   auditSchema,
+  costsQuery,
+  costsSchema,
   suspendBody,
   userOverviewSchema,
   usersQuery,
@@ -20,6 +22,7 @@ import {
   suspendUser,
   type UserOverview,
 } from "../services/admin.ts";
+import { readCosts, renderCosts } from "../services/costs.ts";
 import { renderUsageFrame } from "../services/usage.ts";
 import { renderUser } from "../services/userView.ts";
 
@@ -29,6 +32,7 @@ const auditQuery = auditQueryOf(AUDIT_ACTIONS);
 /** `/api/admin`: what operators do with an operator token. Never a message's text. */
 export function adminRoutes(router: Router, deps: Deps): void {
   readRoutes(router, deps);
+  costRoutes(router, deps);
   actRoutes(router, deps);
 }
 
@@ -90,6 +94,34 @@ function readRoutes(router: Router, deps: Deps): void {
   );
 }
 
+function costRoutes(router: Router, deps: Deps): void {
+  router.route(
+    {
+      ...shared,
+      method: "get",
+      path: `${path}/costs`,
+      summary: "What plans or users have used and cost, most expensive first",
+      query: costsQuery,
+      responses: { 200: costsSchema },
+      errors: [],
+    },
+    async (c, { query }) => {
+      const { items, nextCursor, total, ...report } = await readCosts(deps, {
+        from: query.from ?? null,
+        to: query.to ?? null,
+        by: query.by,
+        cursor: query.cursor ?? null,
+        limit: query.limit,
+      });
+      const rendered = items.map(({ group, ...costs }) => ({
+        ...(query.by === "plan" ? { plan: group } : { user_id: group }),
+        ...renderCosts(costs),
+      }));
+      return c.json({ ...report, total: renderCosts(total), items: rendered, next_cursor: nextCursor });
+    },
+  );
+}
+
 function actRoutes(router: Router, deps: Deps): void {
   const act = {
     ...shared,
@@ -126,12 +158,13 @@ function renderAccount(user: User) {
   return { ...renderUser(user), status: user.status };
 }
 
-function renderOverview({ user, sessions, usage, assistants, deletion }: UserOverview) {
+function renderOverview({ user, sessions, usage, costs, assistants, deletion }: UserOverview) {
   const { type: _, ...today } = renderUsageFrame(usage);
   return {
     user: renderAccount(user),
     sessions,
     usage: { date: usage.date, ...today },
+    costs_30_days: renderCosts(costs),
     assistants: assistants.map((assistant) => ({
       id: assistant.id,
       agent_id: assistant.agentId,

@@ -21,7 +21,7 @@ import { readArrival, type Arrival } from "./chatArrivals.ts";
 import { handleFrame, refuse, type Chat } from "./chatFrames.ts";
 import { prepare, type Opening } from "./chatOpening.ts";
 import { beginVoice } from "./chatVoice.ts";
-import { SoundBudget, VoiceSlot } from "./voiceSlot.ts";
+import { VoiceSlot } from "./voiceSlot.ts";
 
 /** What a slow reader may have waiting; above it, it is brought up to date when it has drained. */
 const BUFFER_BYTES = 256 * 1024;
@@ -29,8 +29,6 @@ const BUFFER_BYTES = 256 * 1024;
 const MAX_WAITING_FRAMES = 200;
 /** Who goes on sending though so many were refused in one go is no client of ours. */
 const MAX_REFUSED_FRAMES = 200;
-/** Sound of all sockets together that waits to be listened to. */
-const SOUND_BYTES = 64 * 1024 * 1024;
 const PATH = "/ws/chat";
 
 interface SocketData {
@@ -70,7 +68,6 @@ export function createChatSockets(deps: Deps, hub: ChatHub, engine: Starter): Ch
   const sockets = new Set<ServerWebSocket<SocketData>>();
   const openSockets = createOpenSockets(deps);
   const inFlight = new InFlight(deps.log);
-  const sound = new SoundBudget(SOUND_BYTES);
   const chat = { hub, engine };
   let closing = false;
   return {
@@ -93,7 +90,7 @@ export function createChatSockets(deps: Deps, hub: ChatHub, engine: Starter): Ch
       const data = {
         opening,
         peer: null,
-        slot: new VoiceSlot(sound, deps.clock),
+        slot: new VoiceSlot(deps.soundMemory, opening.ok ? opening.identity.userId : "", deps.clock),
         behind: false,
         speaker: null,
         work: Promise.resolve(),
@@ -195,9 +192,12 @@ async function catchUp(hub: ChatHub, peer: Peer, data: SocketData): Promise<void
   data.speaker?.drained();
 }
 
-/** A stop is heard at once, whatever else waits. */
-function silence({ speaker }: SocketData, arrival: Arrival): void {
-  if (arrival.kind === "frame" && arrival.frame.type === "stop") speaker?.stop(arrival.frame.turn_id ?? null);
+/** A stop is heard at once, whatever else waits; one of everything also where no turn has come of a voice yet. */
+function silence({ speaker, slot }: SocketData, arrival: Arrival): void {
+  if (arrival.kind !== "frame" || arrival.frame.type !== "stop") return;
+  const { turn_id: turnId = null } = arrival.frame;
+  speaker?.stop(turnId);
+  if (turnId === null) slot.stop();
 }
 
 async function workOn(

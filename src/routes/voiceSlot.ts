@@ -1,5 +1,6 @@
 import type { Clock } from "../lib/clock.ts";
 import { AppError } from "../lib/errors.ts";
+import type { Hold, MemoryBudget } from "../lib/memoryBudget.ts";
 import type { VoiceFrame } from "../protocol/chat.ts";
 
 /** A voice that is whole. */
@@ -9,23 +10,8 @@ export interface Voice {
   speak: boolean;
   /** Who is to speak, where that was asked for. */
   voice: string | null;
-}
-
-/** What sound the process may hold at a time, until it was listened to. */
-export class SoundBudget {
-  private heldBytes = 0;
-
-  constructor(private readonly limitBytes: number) {}
-
-  take(bytes: number): boolean {
-    if (this.heldBytes + bytes > this.limitBytes) return false;
-    this.heldBytes += bytes;
-    return true;
-  }
-
-  giveBack(bytes: number): void {
-    this.heldBytes -= bytes;
-  }
+  /** Stopped while it was listened to. */
+  stopped: boolean;
 }
 
 /** As long as a silent client is given at most: its frame would have come by then. */
@@ -38,10 +24,13 @@ const ANNOUNCED_MS = 60_000;
 export class VoiceSlot {
   /** `voice` null: what it announced was refused, or is in work; its sound is taken without a word. */
   private announced: { frame: VoiceFrame | null; atMs: number } | null = null;
-  private working: string | null = null;
+  private working: Voice | null = null;
+  private held: Hold | null = null;
 
+  /** `budget`: what sound the process may hold at a time, until it was listened to; of that nobody more than half. */
   constructor(
-    private readonly budget: SoundBudget,
+    private readonly budget: MemoryBudget,
+    private readonly userId: string,
     private readonly clock: Clock,
   ) {}
 
@@ -51,7 +40,7 @@ export class VoiceSlot {
     const announces = frame.audio === undefined;
     this.announced = announces ? { frame: busy ? null : frame, atMs: this.clock.now() } : null;
     // The one in work answers for it.
-    if (this.working === frame.client_id) return null;
+    if (this.working?.clientId === frame.client_id) return null;
     if (busy) return new AppError("too_many_frames", { retry_after: 2 }, "One voice at a time; wait for its answer.");
     return announces ? null : this.take(frame, Buffer.from(frame.audio!, "base64"));
   }
@@ -65,16 +54,22 @@ export class VoiceSlot {
     return frame && { frame, voice: this.take(frame, bytes) };
   }
 
+  /** The answer to what is being listened to, if anything, is not wanted. */
+  stop(): void {
+    if (this.working) this.working.stopped = true;
+  }
+
   /** It was listened to. */
-  done(voice: Voice): void {
-    this.budget.giveBack(voice.bytes.length);
+  done(): void {
+    this.held?.release();
     this.working = null;
   }
 
   private take({ client_id: clientId, speak = false, voice }: VoiceFrame, bytes: Buffer): Voice | AppError {
     if (bytes.length === 0) return new AppError("unsupported_audio");
-    if (!this.budget.take(bytes.length)) return new AppError("service_unavailable", { retry_after: 2 });
-    this.working = clientId;
-    return { clientId, bytes, speak, voice: (speak && voice) || null };
+    this.held = this.budget.hold(this.userId);
+    if (!this.held.grow(bytes.length)) return new AppError("service_unavailable", { retry_after: 2 });
+    this.working = { clientId, bytes, speak, voice: (speak && voice) || null, stopped: false };
+    return this.working;
   }
 }

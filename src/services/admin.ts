@@ -1,6 +1,7 @@
 import * as rows from "../db/admin.ts";
 import { insertAudit, listAudit, type AuditAction, type AuditEntry } from "../db/audit.ts";
 import type { Queryable } from "../db/connect.ts";
+import type { Costs } from "../db/costs.ts";
 import { findDeletion } from "../db/deletions.ts";
 import { requestStopOfUser } from "../db/turns.ts";
 import { getUsage, type Usage } from "../db/usage.ts";
@@ -8,6 +9,7 @@ import type { User } from "../db/users.ts";
 import type { Deps } from "../deps.ts";
 import { AppError } from "../lib/errors.ts";
 import { endAccess } from "./access.ts";
+import { readCostsOfUser } from "./costs.ts";
 import type { Operator } from "./operators.ts";
 import { revokeAllSessions, type Origin } from "./sessions.ts";
 
@@ -18,6 +20,8 @@ export interface UserOverview {
   user: User;
   sessions: number;
   usage: Usage;
+  /** Of the last 30 days. */
+  costs: Costs;
   assistants: rows.AssistantOverview[];
   deletion: Awaited<ReturnType<typeof findDeletion>>;
 }
@@ -56,6 +60,7 @@ async function readUser(sql: Queryable, userId: string): Promise<UserOverview | 
     user,
     sessions: await rows.countSessions(sql, userId),
     usage: await getUsage(sql, userId),
+    costs: await readCostsOfUser(sql, userId),
     assistants: await rows.listAssistantOverviews(sql, userId),
     deletion: await findDeletion(sql, userId),
   };

@@ -179,7 +179,7 @@ export async function finishTurn(
         userId: turn.userId,
         key: turn.id,
         status: charged ? "committed" : "released",
-        cost: { model: null, ...cost },
+        cost: { model: conversation.model, ...cost },
       }),
       notify(sql, "message", `${turn.assistantId}:${seq}`),
       notifyIfQueued(sql, turn.gatewayId),

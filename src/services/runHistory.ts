@@ -10,8 +10,8 @@ export type RunRecord =
   /** Taken, and perhaps running. `begun`: the model has said or done something; `text`: in whole model messages. */
   | { kind: "unanswered"; key: string; begun: boolean; text: string }
   | { kind: "answered"; key: string; text: string; usage: RunUsage }
-  /** It ended without an answer; `text` is what it had said. */
-  | { kind: "broken"; key: string; text: string };
+  /** It ended without an answer; `text` is what it had said, `usage` that of the model calls which came to their end. */
+  | { kind: "broken"; key: string; text: string; usage: RunUsage | null };
 
 /** Tokens and cost of all model calls of a turn. */
 export interface RunUsage {
@@ -37,7 +37,7 @@ export function readRun(rows: HistoryRow[], turnId: string): RunRecord {
     return { kind: "answered", key, text: joinText(spoken), usage: sumUsage(mine) };
   }
   if (mine.some((row) => row.stopReason === "error" || row.stopReason === "aborted" || row.openclawAbort !== undefined))
-    return { kind: "broken", key, text: brokenText(mine, spoken) };
+    return { kind: "broken", key, text: brokenText(mine, spoken), usage: knownUsage(mine) };
   return { kind: "unanswered", key, begun: mine.length > 0, text: joinText(spoken) };
 }
 
@@ -75,6 +75,12 @@ function textOfRow(row: HistoryRow): string {
     .map((part) => part.text ?? "")
     .join("")
     .trim();
+}
+
+// A call that was cut off has none, so all zeros is not known.
+function knownUsage(rows: HistoryRow[]): RunUsage | null {
+  const usage = sumUsage(rows);
+  return usage.inputTokens + usage.outputTokens > 0 ? usage : null;
 }
 
 // One stored row can stand twice in the history (its text and its tool call): its usage counts once.

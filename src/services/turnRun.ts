@@ -199,7 +199,7 @@ export class TurnRun {
     await this.announceEnd(outcome);
     const code = outcome.status === "failed" ? outcome.code : undefined;
     this.log.info({ status: outcome.status, code, characters: outcome.text.length }, "turn ended");
-    if (outcome.status === "done" && outcome.usage === null)
+    if (outcome.status !== "failed" && outcome.usage === null)
       await this.recordCost().catch((err: unknown) => this.log.warn({ err }, "what the turn cost is not known"));
     await this.run.prepare().catch(() => 0);
   }
@@ -234,8 +234,8 @@ export class TurnRun {
 
   private async recordCost(): Promise<void> {
     const record = await this.run.readEnded();
-    if (record.kind !== "answered") return;
-    await recordTurnCost(this.deps.sql, { id: this.turn.id, userId: this.turn.userId, ...record.usage });
+    const usage = "usage" in record ? record.usage : null;
+    if (usage) await recordTurnCost(this.deps.sql, { id: this.turn.id, userId: this.turn.userId, ...usage });
   }
 
   private async giveUp(budget: string): Promise<Outcome | null> {

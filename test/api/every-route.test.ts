@@ -46,6 +46,7 @@ const TABLE: Record<string, "public" | "user" | "operator"> = {
   "POST /api/admin/users/:id/restore": "operator",
   "POST /api/admin/users/:id/end-sessions": "operator",
   "GET /api/admin/audit": "operator",
+  "GET /api/admin/costs": "operator",
 };
 const DOCUMENTS = ["GET /openapi.json", "GET /docs", "GET /docs/start.js", "GET /docs/:asset", "GET /ws/chat"];
 const WITH_BODY = new Set([

@@ -67,7 +67,12 @@ test("history: absent, unanswered, answered with the usage of all its model call
     usage: { inputTokens: 30, outputTokens: 2, costMicroUsd: 2 },
   });
   const broken = readRun([user, row("1", "The agent run failed", "error", 0)], "k");
-  expect(broken).toEqual({ kind: "broken", key: "k", text: "" });
+  expect(broken).toEqual({
+    kind: "broken",
+    key: "k",
+    text: "",
+    usage: { inputTokens: 0, outputTokens: 1, costMicroUsd: 1 },
+  });
 });
 
 test("history: a turn that was sent again under another key is told by that one; other turns are not it", () => {

@@ -2,8 +2,10 @@ import { expect, test } from "bun:test";
 import { generateKeyPairSync } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { parseEnv } from "node:util";
 import { renderEnvExample } from "../../scripts/envExample.ts";
 import { ConfigError, loadConfig } from "../../src/config.ts";
+import { LIST_PRICES } from "../../src/lib/prices.ts";
 
 const GOOD = {
   DATABASE_URL: "postgres://u:p@127.0.0.1/x",
@@ -113,4 +115,35 @@ test("pages are named exactly as browsers send them: no star, no path, no slash"
     loadConfig({ ...GOOD, CORS_ORIGINS: "https://a.example, http://localhost:5173,capacitor://localhost" }).CORS_ORIGINS
       .length,
   ).toBe(3);
+});
+
+test("prices: the list's by default, a model that is named has its own; faults by name only; the example can be taken as it is", () => {
+  const priced = (PRICES: string) => loadConfig({ ...GOOD, PRICES }).PRICES;
+  expect(loadConfig(GOOD).PRICES).toEqual(LIST_PRICES);
+  expect(priced(" ")).toEqual(LIST_PRICES);
+  expect(priced('{"tts-1":{"characters":20},"my-model":{"minute":0.001}}')).toEqual({
+    ...LIST_PRICES,
+    "tts-1": { characters: 20 },
+    "my-model": { minute: 0.001 },
+  });
+  for (const bad of [
+    "hidden-value",
+    '{"hidden-value":',
+    "[]",
+    "null",
+    "1",
+    '{"hidden-value":{"input":-1}}',
+    '{"hidden-value":{"input":"1"}}',
+    '{"hidden-value":{"hour":1}}',
+    '{"hidden-value":{"minute":2000000}}',
+    '{"":{}}',
+    '{"hidden-value":{"input":-1,"output":-1},"m":1}',
+  ]) {
+    const faults = faultsOf({ ...GOOD, PRICES: bad });
+    expect([bad, faults.length, faults[0]?.split(/[ :.]/)[0]]).toEqual([bad, 1, "PRICES"]);
+    expect(faults.join()).not.toContain("hidden-value");
+  }
+  const example = /^#(PRICES=.+)$/m.exec(renderEnvExample())![1]!;
+  const { PRICES } = parseEnv(example);
+  expect(priced(PRICES!)).toEqual(LIST_PRICES);
 });

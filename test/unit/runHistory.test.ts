@@ -14,7 +14,23 @@ test("an aborted run is broken, with all that it had said, in the pieces in whic
     row({ content: [{ type: "toolCall" }], stopReason: "toolUse" }),
     row({ content: "Let me look.It is", stopReason: "stop", provider: "openclaw", openclawAbort: { aborted: true } }),
   ];
-  expect(readRun(rows, KEY)).toEqual({ kind: "broken", key: KEY, text: "Let me look.\n\nIt is" });
+  expect(readRun(rows, KEY)).toEqual({ kind: "broken", key: KEY, text: "Let me look.\n\nIt is", usage: null });
+});
+
+test("of an aborted run the tokens of the model calls that had ended are known", () => {
+  const usage = { input: 700, output: 30, cost: { total: 0.000047 } };
+  const rows = [
+    user,
+    row({ content: [{ type: "text", text: "Let me look." }], stopReason: "toolUse", usage }),
+    row({
+      content: "Let me look.It is",
+      stopReason: "stop",
+      provider: "openclaw",
+      openclawAbort: { aborted: true },
+      usage: { input: 0, output: 0, cost: { total: 0 } },
+    }),
+  ];
+  expect(readRun(rows, KEY)).toMatchObject({ usage: { inputTokens: 700, outputTokens: 30, costMicroUsd: 47 } });
 });
 
 test("of a failed run only what the model said counts, not the gateway's note", () => {
@@ -23,7 +39,7 @@ test("of a failed run only what the model said counts, not the gateway's note", 
     row({ content: "First." }),
     row({ content: "The agent run failed before producing a reply.", stopReason: "error" }),
   ];
-  expect(readRun(rows, KEY)).toEqual({ kind: "broken", key: KEY, text: "First." });
+  expect(readRun(rows, KEY)).toEqual({ kind: "broken", key: KEY, text: "First.", usage: null });
 });
 
 test("an answer that is followed from the middle shows nothing behind what was not heard", () => {

@@ -41,6 +41,21 @@ alter table usage_logs
 create index usage_logs_expiry on usage_logs (expires_at) where status = 'reserved' and expires_at is not null;
 create index usage_logs_day on usage_logs (date);
 
+-- What users who have left had used and cost, by day and plan: their ledger goes with them, the plans' sums stay true.
+create table departed_usage (
+  date date not null,
+  plan text not null,
+  text_messages bigint not null,
+  voice_input_seconds bigint not null,
+  voice_output_seconds bigint not null,
+  tts_characters bigint not null,
+  input_tokens bigint not null,
+  output_tokens bigint not null,
+  cost_micro_usd bigint not null,
+  unpriced bigint not null,
+  primary key (date, plan)
+);
+
 -- Whoever changes a plan, and however: every process hears of it and forgets what it knew. Who leaves has none any more.
 create function tell_plan_change() returns trigger language plpgsql as $$
 begin
