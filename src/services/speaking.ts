@@ -43,6 +43,8 @@ export interface SpeechRequest {
   /** 1: as the voice speaks. */
   speed: number;
   signal: AbortSignal;
+  /** Whether it is we who end connections now: nobody pays for what we broke off. */
+  isDraining?: () => boolean;
 }
 
 /** Sound on its way. */
@@ -164,7 +166,7 @@ class SpeechLedger {
     const reader = source.getReader();
     const leave = async (reason: unknown) => {
       // First: a read that waits takes the cancelling for the end.
-      const settled = this.settle("left");
+      const settled = this.settle(this.speech.isDraining?.() ? "failed" : "left");
       await reader.cancel(reason).catch(() => undefined);
       await settled;
     };

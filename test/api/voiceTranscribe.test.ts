@@ -277,6 +277,8 @@ describe("bad input costs nothing", () => {
       ["multipart/form-data; boundary=other", `${bare}\r\n--b--\r\n`],
       ["multipart/form-data; boundary=-", "-".repeat(100_000)],
       ["multipart/form-data; boundary=", bare],
+      // A boundary within another parameter, behind which is the one that counts, a thousand times.
+      ['multipart/form-data; x="; boundary=a"; boundary=b', `${bare}\r\n`.repeat(1000).concat("--b--\r\n")],
     ] as const)
       expect([type, refusal(await post(body, { "content-type": type }))]).toEqual([
         type,
