@@ -163,7 +163,8 @@ export const environmentSchema = z.object({
     .regex(/^[\x21-\x7e]+$/, "must be one word of plain characters")
     .optional(),
   TRANSCRIPTION_MODEL: text("The provider's model that writes down what was said").default("whisper-1"),
-  VOICE_TIMEOUT_MS: integer("How long one call for voice waits for the provider in all", 100, 600_000).default(120_000),
+  // Less than a speech may take (services/speaking.ts): its end there is the reader's slowness, and paid.
+  VOICE_TIMEOUT_MS: integer("How long one call for voice waits for the provider in all", 100, 240_000).default(120_000),
   VOICE_MEMORY_BYTES: integer(
     "Bytes of recordings and speech held by a process at a time, beyond it 503; memory in use may reach ten times that",
     50 * 1024 * 1024,

@@ -64,7 +64,7 @@ export function createServer(deps: Deps, hub: ChatHub, engine: Starter, isDraini
   sessionRoutes(router, deps);
   userRoutes(router, deps);
   assistantRoutes(router, deps, hub, engine);
-  voiceRoutes(router, deps);
+  voiceRoutes(router, deps, isDraining);
   accountRoutes(router, deps);
 
   // Operators

@@ -36,7 +36,7 @@ export async function findAccount(
     select timezone, (now() at time zone timezone)::date::text as today, json_build_object(
       'exported_at', now(), 'id', id, 'email', email, 'email_verified', email_verified, 'name', name,
       'avatar_url', avatar_url, 'status', status, 'has_password', password_hash is not null, 'timezone', timezone,
-      'timezone_changed_at', timezone_changed_at, 'created_at', created_at, 'updated_at', updated_at,
+      'timezone_changed_at', timezone_changed_at, 'kept_day', kept_day, 'kept_day_ends_at', kept_day_ends_at, 'created_at', created_at, 'updated_at', updated_at,
       'plan', plan_of(id),
       'subscriptions', coalesce((select json_agg(s) from (
         select plan, status, source, billing_cycle, current_period_start, current_period_end, cancel_at_period_end,
@@ -88,9 +88,9 @@ export async function listDailyUsageRows(sql: Queryable, { userId, after, limit 
 export async function listLedgerRows(sql: Queryable, { userId, after, limit }: PageInput): Promise<ListedRow[]> {
   return sql<ListedRow[]>`
     select date::text as at, id, json_build_object('id', id, 'date', date, 'kind', kind, 'amount', amount,
-      'limit_then', limit_then, 'status', status, 'for', idempotency_key, 'input_tokens', input_tokens,
+      'limit_then', limit_then, 'plan', plan, 'model', model, 'status', status, 'for', idempotency_key, 'input_tokens', input_tokens,
       'output_tokens', output_tokens, 'cost_usd', ${usd(sql, "cost_micro_usd")}, 'created_at', created_at,
-      'settled_at', settled_at)::text as json
+      'settled_at', settled_at, 'expires_at', expires_at)::text as json
     from usage_logs
     where user_id = ${userId} and (date, id) > (${after.at}::text::date, ${after.id}::uuid)
     order by date, id limit ${limit}`;

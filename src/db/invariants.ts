@@ -96,36 +96,50 @@ export function checkSeqs(sql: Queryable): Promise<Tally> {
   );
 }
 
-const counted = (sql: Queryable) => sql`
-  select user_id, date, sum(amount) as used, max(limit_then) as most from usage_logs
-  where kind = 'text_messages' and status in ('reserved', 'committed') group by user_id, date`;
-
 export function checkUsageSums(sql: Queryable): Promise<Tally> {
   return tally(
     sql,
     sql`select coalesce(d.user_id, l.user_id) || ' ' || coalesce(d.date, l.date) as id,
-        coalesce(d.text_messages, 0) = coalesce(l.used, 0) as ok
-      from daily_usage d full join (${counted(sql)}) l on l.user_id = d.user_id and l.date = d.date`,
+        (coalesce(d.text_messages, 0), coalesce(d.voice_input_seconds, 0), coalesce(d.voice_output_seconds, 0),
+          coalesce(d.tts_characters, 0))
+        = (coalesce(l.text_messages, 0), coalesce(l.voice_input_seconds, 0), coalesce(l.voice_output_seconds, 0),
+          coalesce(l.tts_characters, 0)) as ok
+      from daily_usage d full join (
+        select user_id, date, sum(amount) filter (where kind = 'text_messages') as text_messages,
+          sum(amount) filter (where kind = 'voice_input_seconds') as voice_input_seconds,
+          sum(amount) filter (where kind = 'voice_output_seconds') as voice_output_seconds,
+          sum(amount) filter (where kind = 'tts_characters') as tts_characters
+        from usage_logs where status in ('reserved', 'committed') group by user_id, date) l
+      on l.user_id = d.user_id and l.date = d.date`,
   );
 }
 
 /** A plan may shrink within a day: the largest limit among the day's rows is the one that the last sum was held to. */
 export function checkUsageLimits(sql: Queryable): Promise<Tally> {
-  return tally(sql, sql`select user_id || ' ' || date as id, used <= most as ok from (${counted(sql)}) l`);
+  return tally(
+    sql,
+    sql`select user_id || ' ' || date || ' ' || kind as id, sum(amount) <= max(limit_then) as ok
+      from usage_logs where status in ('reserved', 'committed') group by user_id, date, kind`,
+  );
 }
 
-/** A stopped turn is charged when something was said. */
-export function checkLedger(sql: Queryable): Promise<Tally> {
+/**
+ * A message's row is settled by its turn's end (a stopped turn is charged when something was said); every other one has no
+ * turn, and a time after which it is given back: `graceMs` later a sweep has done it.
+ */
+export function checkLedger(sql: Queryable, graceMs: number): Promise<Tally> {
   return tally(
     sql,
     sql`select coalesce(l.idempotency_key, t.id::text) as id,
         (l.status = 'reserved') = (l.settled_at is null) and case
-          when t.id is null then l.status <> 'reserved'
+          when t.id is null and l.status = 'reserved'
+            then coalesce(l.expires_at > now() - make_interval(secs => ${graceMs / 1000}), false)
+          when t.id is null then true
           when t.status = 'done' then l.status = 'committed'
           when t.status = 'failed' then l.status = 'released'
           when t.status = 'stopped' then l.status = case when m.content <> '' then 'committed' else 'released' end
           else l.status = 'reserved' end as ok
-      from (select * from usage_logs where kind = 'text_messages') l full join turns t on t.id::text = l.idempotency_key
+      from usage_logs l full join turns t on t.id::text = l.idempotency_key and l.kind = 'text_messages'
       left join messages m on t.status = 'stopped' and m.turn_id = t.id and m.role = 'assistant'`,
   );
 }

@@ -54,3 +54,11 @@ export async function findMessageByClientId(
     where user_id = ${key.userId} and assistant_id = ${key.assistantId} and client_id = ${key.clientId}`;
   return row ?? null;
 }
+
+/** The message that ended a turn; null while it has not ended. */
+export async function findAnswer(sql: Queryable, key: { userId: string; turnId: string }): Promise<Message | null> {
+  const [row] = await sql<Message[]>`
+    select ${columns(sql)} from messages
+    where user_id = ${key.userId} and turn_id = ${key.turnId} and role = 'assistant'`;
+  return row ?? null;
+}

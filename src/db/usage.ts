@@ -1,3 +1,4 @@
+import { AppError } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import type { Queryable } from "./connect.ts";
 
@@ -48,6 +49,7 @@ export interface Totals extends Amounts {
 const totals = (sql: Queryable) =>
   sql`d.date::text, d.version, d.text_messages, d.voice_input_seconds, d.voice_output_seconds, d.tts_characters`;
 
+/** Throws `unauthorized` for somebody whose rows are gone since the token was checked. */
 export async function getUsage(sql: Queryable, userId: string): Promise<Usage> {
   const [row] = await sql<Usage[]>`
     select day.date::text, u.timezone, day.reset_at, p.plan, u.status = 'active' as active, p.voices, p.tts_model,
@@ -64,7 +66,8 @@ export async function getUsage(sql: Queryable, userId: string): Promise<Usage> {
     join plan_limits p on p.plan = plan_of(u.id)
     left join daily_usage d on d.user_id = u.id and d.date = day.date
     where u.id = ${userId}`;
-  return row!;
+  if (!row) throw new AppError("unauthorized");
+  return row;
 }
 
 /**
@@ -87,13 +90,14 @@ export async function insertReservation(
   const { textMessages = 0, voiceInputSeconds = 0, voiceOutputSeconds = 0, ttsCharacters = 0 } = input.amounts;
   const { limits } = day;
   const taken = KINDS.filter((kind) => (input.amounts[kind] ?? 0) > 0);
+  // More than a whole day may be more than a column holds.
+  if (taken.some((kind) => input.amounts[kind]! > limits[kind])) return null;
   const expires = input.expiresInMs === null ? null : input.expiresInMs / 1000;
   const [row] = await sql<Totals[]>`
     with taken as (
       insert into daily_usage as d
         (user_id, date, text_messages, voice_input_seconds, voice_output_seconds, tts_characters)
-      select ${userId}, ${day.date}, ${textMessages}, ${voiceInputSeconds}, ${voiceOutputSeconds}, ${ttsCharacters}
-      where ${taken.every((kind) => input.amounts[kind]! <= limits[kind])}::boolean
+      values (${userId}, ${day.date}, ${textMessages}, ${voiceInputSeconds}, ${voiceOutputSeconds}, ${ttsCharacters})
       on conflict (user_id, date) do update set version = d.version + 1,
         text_messages = d.text_messages + excluded.text_messages,
         voice_input_seconds = d.voice_input_seconds + excluded.voice_input_seconds,

@@ -28,6 +28,9 @@ export interface Env {
 /** False: another run of the same request was first, its answer stays. */
 export type KeepAnswer = (sql: Queryable, status: number, body: object) => Promise<boolean>;
 
+/** A large body is one long text; of values it has fewer than this, or its reading would hold everybody up for seconds. */
+const LARGE_CHARACTERS = 64 * 1024;
+const MOST_VALUES = 10_000;
 const JSON_TYPE = /^application\/([a-z0-9.+-]+\+)?json\s*(;|$)/i;
 
 /** Who may call a route: anybody, a signed-in user, somebody with an operator token. */
@@ -175,6 +178,8 @@ export function isJson(c: Context<Env>): boolean {
 
 /** What a JSON body says. Throws `invalid_json`, `validation_failed`. */
 export function parseJson<S extends z.ZodType>(schema: S, text: string): z.output<S> {
+  if (text.length > LARGE_CHARACTERS && ["[", "{", ","].some((mark) => hasOften(text, mark)))
+    throw new AppError("validation_failed", { details: [{ path: "", message: "too many values" }] });
   let value: unknown;
   try {
     value = JSON.parse(text);
@@ -186,10 +191,22 @@ export function parseJson<S extends z.ZodType>(schema: S, text: string): z.outpu
   return result.data;
 }
 
+function hasOften(text: string, mark: string): boolean {
+  let at = text.indexOf(mark);
+  for (let n = 1; at >= 0 && n < MOST_VALUES; n++) at = text.indexOf(mark, at + 1);
+  return at >= 0;
+}
+
+/** More unknown fields than these are not listed. */
+const MAX_UNKNOWN_FIELDS = 20;
+
 /** A fault of validation as `details` shows it: where, and what; never the value. */
 export function renderIssue(issue: z.core.$ZodIssue): { path: string; message: string }[] {
   if (issue.code === "unrecognized_keys") {
-    return issue.keys.map((key) => ({ path: [...issue.path, key].join(".").slice(0, 100), message: "unknown field" }));
+    // A body of 25 MB has room for millions of them.
+    return issue.keys
+      .slice(0, MAX_UNKNOWN_FIELDS)
+      .map((key) => ({ path: [...issue.path, key].join(".").slice(0, 100), message: "unknown field" }));
   }
   return [{ path: issue.path.join("."), message: issue.message }];
 }

@@ -7,6 +7,9 @@ import { SECURITY_HEADERS } from "./headers.ts";
 
 /** Postgres: a text with a NUL character. */
 const UNSTORABLE_TEXT = "22021";
+/** Postgres: a row that names nobody, and the key that says so where that was to be a user. */
+const NAMES_NOBODY = "23503";
+const KEY_TO_USER = /_user_id_fkey$/;
 
 /** The only place where a failed request becomes an answer. What is not an AppError is logged and says nothing. */
 export function renderProblem(error: Error, c: Context<Env>): Response {
@@ -48,6 +51,12 @@ export function toAppError(error: unknown): AppError | null {
       details: [{ path: "", message: "a text contains a character that can't be stored (NUL)" }],
     });
   }
+  // Whoever's rows are gone since the token was checked.
+  if (
+    codeOf(error) === NAMES_NOBODY &&
+    KEY_TO_USER.test(String((error as { constraint_name?: unknown }).constraint_name))
+  )
+    return new AppError("unauthorized");
   if (isUnavailable(error)) return new AppError("service_unavailable", { retry_after: 2 });
   return null;
 }

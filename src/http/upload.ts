@@ -3,7 +3,8 @@ import { AppError } from "../lib/errors.ts";
 import { isJson, parseJson, readBody, type Env, type UploadSpec } from "./env.ts";
 
 const FORM_TYPE = /^multipart\/form-data\s*(;|$)/i;
-const BOUNDARY = /;\s*boundary=(?:"([^"]{1,200})"|([^\s;"]{1,200}))/i;
+/** The first parameter of this name, other ones unquoted in front of it: what a quoted one holds is no boundary. */
+const BOUNDARY = /^[^;]*(?:;\s*(?!boundary=)[^\s;"]+\s*)*;\s*boundary=(?:"([^"]{1,200})"|([^\s;"]{1,200}))/i;
 /** More parts than anybody sends by mistake. */
 const MOST_PARTS = 16;
 

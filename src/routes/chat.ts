@@ -192,9 +192,12 @@ async function catchUp(hub: ChatHub, peer: Peer, data: SocketData): Promise<void
   data.speaker?.drained();
 }
 
-/** A stop is heard at once, whatever else waits. */
-function silence({ speaker }: SocketData, arrival: Arrival): void {
-  if (arrival.kind === "frame" && arrival.frame.type === "stop") speaker?.stop(arrival.frame.turn_id ?? null);
+/** A stop is heard at once, whatever else waits; one of everything also where no turn has come of a voice yet. */
+function silence({ speaker, slot }: SocketData, arrival: Arrival): void {
+  if (arrival.kind !== "frame" || arrival.frame.type !== "stop") return;
+  const { turn_id: turnId = null } = arrival.frame;
+  speaker?.stop(turnId);
+  if (turnId === null) slot.stop();
 }
 
 async function workOn(

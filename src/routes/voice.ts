@@ -31,7 +31,7 @@ const FORMAT_OF_TYPE = new Map<string, SpeechFormat>([
 ]);
 
 /** `/api/voice`: speech to text, text to speech. */
-export function voiceRoutes(router: Router, deps: Deps): void {
+export function voiceRoutes(router: Router, deps: Deps, isDraining: () => boolean): void {
   router.route(
     {
       method: "post",
@@ -93,7 +93,7 @@ export function voiceRoutes(router: Router, deps: Deps): void {
       const bytes = Math.min(estimateBytes(text, speed, format), MOST_HELD_BYTES);
       if (!wanted.sound && !c.get("hold")?.grow(bytes)) throw noRoom();
       allowQuiet(c, true);
-      const asked = { text, voice, agentId, format, speed, signal: c.req.raw.signal };
+      const asked = { text, voice, agentId, format, speed, signal: c.req.raw.signal, isDraining };
       const speech = await speakText(deps, c.get("actor"), asked).catch((error: unknown) => {
         allowQuiet(c, false);
         throw error;

@@ -10,6 +10,8 @@ export interface Voice {
   speak: boolean;
   /** Who is to speak, where that was asked for. */
   voice: string | null;
+  /** Stopped while it was listened to. */
+  stopped: boolean;
 }
 
 /** As long as a silent client is given at most: its frame would have come by then. */
@@ -22,12 +24,13 @@ const ANNOUNCED_MS = 60_000;
 export class VoiceSlot {
   /** `voice` null: what it announced was refused, or is in work; its sound is taken without a word. */
   private announced: { frame: VoiceFrame | null; atMs: number } | null = null;
-  private working: { clientId: string; hold: Hold } | null = null;
+  private working: Voice | null = null;
+  private held: Hold | null = null;
 
-  /** `owner`: whose recordings they are, for the budget that all of the process share. */
+  /** `budget`: what sound the process may hold at a time, until it was listened to; of that nobody more than half. */
   constructor(
     private readonly budget: MemoryBudget,
-    private readonly owner: string,
+    private readonly userId: string,
     private readonly clock: Clock,
   ) {}
 
@@ -51,17 +54,22 @@ export class VoiceSlot {
     return frame && { frame, voice: this.take(frame, bytes) };
   }
 
-  /** The one in work was listened to. */
+  /** The answer to what is being listened to, if anything, is not wanted. */
+  stop(): void {
+    if (this.working) this.working.stopped = true;
+  }
+
+  /** It was listened to. */
   done(): void {
-    this.working?.hold.release();
+    this.held?.release();
     this.working = null;
   }
 
   private take({ client_id: clientId, speak = false, voice }: VoiceFrame, bytes: Buffer): Voice | AppError {
     if (bytes.length === 0) return new AppError("unsupported_audio");
-    const hold = this.budget.hold(this.owner);
-    if (!hold.grow(bytes.length)) return new AppError("service_unavailable", { retry_after: 2 });
-    this.working = { clientId, hold };
-    return { clientId, bytes, speak, voice: (speak && voice) || null };
+    this.held = this.budget.hold(this.userId);
+    if (!this.held.grow(bytes.length)) return new AppError("service_unavailable", { retry_after: 2 });
+    this.working = { clientId, bytes, speak, voice: (speak && voice) || null, stopped: false };
+    return this.working;
   }
 }

@@ -133,12 +133,11 @@ function auditFailure(sql: DeletionSql, userId: string, reason: string): Promise
 
 /** Every key that can hold something of a user; a day may be yesterday's or tomorrow's, by the user's time zone. */
 function keysOf({ userId, turnIds }: Deletion): string[] {
-  const kinds = ["text_messages", "voice_seconds", "voice_output_seconds", "tts_chars"];
   const days = [-1, 0, 1].map((days) => new Date(Date.now() + days * DAY_MS).toISOString().slice(0, 10));
   return [
     `plan:${userId}`,
     `ws:connections:${userId}`,
-    ...days.flatMap((date) => kinds.map((kind) => `ratelimit:${userId}:${date}:${kind}`)),
+    ...days.map((date) => `ratelimit:${userId}:${date}`),
     ...turnIds.map(textKeyOf),
   ];
 }

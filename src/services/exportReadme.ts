@@ -7,9 +7,9 @@ it can read your conversations.
 
 account.json     who you are here: name, address, time zone, plan, linked Apple or Google accounts
 sessions.json    the devices that were signed in, when and from where
-usage.json       "days": what you used each day (days of your own time zone); "ledger": each single use, its state and
-                 its cost in US dollars. A use is "reserved" while a question waits, then "committed", or "released"
-                 when it was given back to you
+usage.json       "days": what you used each day (days of your own time zone); "ledger": each single use, your plan then,
+                 the model, its state and its cost in US dollars. A use is "reserved" while a question waits, then
+                 "committed", or "released" when it was given back to you
 audit.json       what happened to your account's security: sign-ins, failed ones, changes
 mails.json       mails to you that wait to be sent
 

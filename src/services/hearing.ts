@@ -48,9 +48,11 @@ export async function hear(
   try {
     if (!(await deps.audio.hasSpeechEnergy(bytes, format))) return await giveBack(deps, userId, key, silence);
     const heard = await transcribe(deps, bytes, format, signal);
-    if (heard.noSpeech || heard.text === "") return await giveBack(deps, userId, key, silence);
     const durationSeconds = Math.min(heard.durationSeconds ?? measured, LONGEST_SECONDS);
-    return { text: heard.text, durationSeconds, reservation: renderReservation(deps, key, durationSeconds) };
+    const reservation = renderReservation(deps, key, durationSeconds);
+    // Free for the user, not for us.
+    if (heard.noSpeech || heard.text === "") return await giveBack(deps, userId, key, silence, reservation.cost);
+    return { text: heard.text, durationSeconds, reservation };
   } catch (error) {
     await giveBack(deps, userId, key, null);
     throw error;
@@ -71,7 +73,7 @@ export async function settleHeard(
 
 /** Gives back what was reserved for something heard that came to nothing. */
 export async function giveBackHeard(deps: HearingDeps, userId: string, { reservation }: Transcript): Promise<void> {
-  if (reservation) await giveBack(deps, userId, reservation.key, null);
+  if (reservation) await giveBack(deps, userId, reservation.key, null, reservation.cost);
 }
 
 async function reserve(deps: HearingDeps, input: { userId: string; key: string; seconds: number }) {
@@ -93,7 +95,7 @@ async function transcribe(deps: HearingDeps, bytes: Uint8Array, format: AudioFor
     bytes,
     fileName: `voice.${format}`,
     mediaType: MEDIA_TYPES[format],
-    signal: AbortSignal.any([signal, AbortSignal.timeout(deps.config.VOICE_TIMEOUT_MS)]),
+    signal,
   });
   return { ...heard, text: heard.text.toWellFormed().replaceAll("\u0000", "").trim() };
 }
@@ -106,9 +108,9 @@ function renderReservation({ config }: HearingDeps, key: string, durationSeconds
 }
 
 /** What can't be given back now (Postgres is away) is given back when its time is over. */
-async function giveBack<T>(deps: HearingDeps, userId: string, key: string, result: T): Promise<T> {
+async function giveBack<T>(deps: HearingDeps, userId: string, key: string, result: T, cost?: Cost): Promise<T> {
   await deps.sql
-    .begin((sql) => settleUsage(deps, sql, { userId, key, status: "released" }))
+    .begin((sql) => settleUsage(deps, sql, { userId, key, status: "released", ...(cost && { cost }) }))
     .catch((err: unknown) => deps.log.warn({ err, user_id: userId }, "a reservation waits for its end"));
   return result;
 }

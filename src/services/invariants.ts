@@ -12,6 +12,8 @@ type InvariantDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config">;
 const STUCK_GRACE_MS = 30_000;
 const INBOX_SECONDS = 300;
 const GATEWAY_WAIT_MS = 5_000;
+/** Expired reservations are looked for every few seconds (services/usage.ts). */
+const SWEPT_WITHIN_MS = 60_000;
 const LOOK_AGAIN_MS = 250;
 /** What is out of line by design is put right within a resync; then it counts. */
 export const SETTLE_MS = RESYNC_MS + 15_000;
@@ -53,7 +55,7 @@ export const INVARIANTS: readonly Invariant[] = [
   rule(2, "seq_gapless", "the numbers of a conversation have no gap", inRows(rows.checkSeqs)),
   rule(3, "usage_sum", "a day's usage is the sum of its ledger rows", inRows(rows.checkUsageSums)),
   rule(3, "usage_limit", "a day's usage is within the limit then in force", inRows(rows.checkUsageLimits)),
-  rule(3, "ledger_settled", "a turn is charged once, and only when answered", inRows(rows.checkLedger)),
+  rule(3, "ledger_settled", "a use is settled by its answer, or given back in time", inRows(checkLedger)),
   settling(rule(4, "config_valid", "the gateway's configuration is valid JSON", checkConfigValid)),
   settling(rule(4, "config_current", "the gateway's configuration is what the rows say", checkConfigCurrent)),
   settling(rule(5, "configured_awake", "who is configured is awake, active and wanted", checkConfigured)),
@@ -83,6 +85,10 @@ function checkStuck(sql: Queryable, config: Deps["config"]): Promise<rows.Tally>
     totalMs: config.TURN_TOTAL_MS,
     graceMs: STUCK_GRACE_MS,
   });
+}
+
+function checkLedger(sql: Queryable): Promise<rows.Tally> {
+  return rows.checkLedger(sql, SWEPT_WITHIN_MS);
 }
 
 async function checkConfigValid(deps: InvariantDeps): Promise<rows.Tally> {

@@ -27,6 +27,8 @@ const BYTES_PER_SECOND: Record<SpeechFormat, number> = {
 /** Of sound that is not compressed the beginning tells how many bytes make a second. */
 const UNCOMPRESSED: readonly SpeechFormat[] = ["wav", "pcm"];
 const KEPT_BYTES = 65_536;
+/** Who sends more for a sentence, seven minutes at 160 kbit/s, speaks nonsense, perhaps for ever. */
+const MOST_COLLECTED_BYTES = 8 * 1024 * 1024;
 
 /** What is to be spoken, how, and for whom. */
 export interface SpeechRequest {
@@ -41,6 +43,8 @@ export interface SpeechRequest {
   /** 1: as the voice speaks. */
   speed: number;
   signal: AbortSignal;
+  /** Whether it is we who end connections now: nobody pays for what we broke off. */
+  isDraining?: () => boolean;
 }
 
 /** Sound on its way. */
@@ -161,8 +165,10 @@ class SpeechLedger {
     const { signal } = this.speech;
     const reader = source.getReader();
     const leave = async (reason: unknown) => {
+      // First: a read that waits takes the cancelling for the end.
+      const settled = this.settle(this.speech.isDraining?.() ? "failed" : "left");
       await reader.cancel(reason).catch(() => undefined);
-      await this.settle("left");
+      await settled;
     };
     const { promise: over, resolve: end } = Promise.withResolvers<void>();
     return new ReadableStream<Uint8Array>(
@@ -211,6 +217,7 @@ class SpeechLedger {
     const sound: Uint8Array[] = [];
     for await (const chunk of source) {
       this.keep(chunk);
+      if (this.bytes > MOST_COLLECTED_BYTES) throw new AppError("voice_unavailable");
       sound.push(chunk);
     }
     return Buffer.concat(sound);
@@ -231,11 +238,13 @@ class SpeechLedger {
     const share = how === "whole" ? 1 : Math.min(1, durationSeconds / amounts.voiceOutputSeconds);
     const ttsCharacters = Math.ceil(amounts.ttsCharacters * share);
     const voiceOutputSeconds = wholeSeconds(secondsBefore + durationSeconds) - wholeSeconds(secondsBefore);
-    const costMicroUsd = estimateCost(deps.config.PRICES, model, { characters: ttsCharacters });
+    // Whoever speaks has taken the whole text, and wants to be paid for it, however much of the sound came.
+    const characters = how === "failed" && this.bytes === 0 ? 0 : amounts.ttsCharacters;
+    const costMicroUsd = estimateCost(deps.config.PRICES, model, { characters });
     const cost = { model, inputTokens: null, outputTokens: null, costMicroUsd };
     const actual = { ttsCharacters, voiceOutputSeconds };
     const settling =
-      how === "failed" ? { status: "released" as const } : { status: "committed" as const, actual, cost };
+      how === "failed" ? { status: "released" as const, cost } : { status: "committed" as const, actual, cost };
     await deps.sql
       .begin((sql) => settleUsage(deps, sql, { userId, key, ...settling }))
       .catch((err: unknown) => deps.log.warn({ err, user_id: userId }, "a reservation waits for its end"));

@@ -36,16 +36,19 @@ export async function acceptSpoken(
 ): Promise<Accepted | Refused | AppError> {
   const before = await findAccepted(deps, spoken);
   if (before) return before;
-  const refused = await findRefusal(deps, spoken);
-  if (refused) return refused;
-  return holdingSound(deps, spoken, signal, async () => {
+  const outcome = await holdingSound(deps, spoken, signal, async () => {
     // Whoever held it may have had it accepted.
     const meanwhile = await findAccepted(deps, spoken);
     if (meanwhile) return meanwhile;
+    // In here: what another process accepts between two looks must not be refused for the message that it used up.
+    const refused = await findRefusal(deps, spoken);
+    if (refused) return refused;
     listening();
     const heard = await hear(deps, { userId: spoken.userId, bytes: spoken.bytes, signal });
     return isRefused(heard) ? heard : acceptHeard(deps, claim, spoken, heard, signal);
   });
+  // Without Redis somebody may have used the day's last for this very message.
+  return isRefused(outcome) ? ((await findAccepted(deps, spoken)) ?? outcome) : outcome;
 }
 
 /** A look at what would refuse the message anyway. What is decided then is decided in its transaction. */

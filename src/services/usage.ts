@@ -48,10 +48,10 @@ export async function findCheapRefusal(
   userId: string,
   amounts: Partial<Amounts>,
 ): Promise<Refused | null> {
+  // Since then more may have been used, and nothing has come back, or Redis would know nothing.
   const usage = await findRefusedDay(deps, userId);
-  // A kind with something left may get some of it back at any moment: only what is used up is refused cheaply.
-  const kind = KINDS.find((one) => (amounts[one] ?? 0) > 0 && usage !== null && usage.used[one] >= usage.limits[one]);
-  return usage && kind ? { kind, usage } : null;
+  const kind = usage && findExcess(usage, amounts);
+  return kind ? { kind, usage } : null;
 }
 
 /**

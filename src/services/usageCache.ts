@@ -4,7 +4,7 @@ import type { Totals, Usage } from "../db/usage.ts";
 import type { Deps } from "../deps.ts";
 
 /*
- * What Redis remembers of a user's day, only to say a cheap "no" to somebody who has used it up; never a "yes".
+ * What Redis remembers of a user's day, only to say a cheap "no" to what does not fit any more; never a "yes".
  * `plan:{userId}`: the plan's limits and the day in force, for five minutes. When the plan changes it is an empty text for a
  * while, so that whoever read the plan before can't bring it back.
  * `ratelimit:{userId}:{date}`: the totals by which Postgres has just refused something; after something came back only the

@@ -54,6 +54,7 @@ export async function speakText(
     format: SpeechFormat;
     speed: number;
     signal: AbortSignal;
+    isDraining: () => boolean;
   },
 ): Promise<Speech | Refused> {
   const { userId } = actor;

@@ -96,7 +96,16 @@ test("everything of a person, and nothing of another", async () => {
   expect(jsonOf(files, "sessions.json").sessions.length).toBe(1);
   const usage = jsonOf(files, "usage.json");
   expect([usage.days.length, usage.days[0].text_messages]).toEqual([1, 1]);
-  expect(usage.ledger).toEqual([expect.objectContaining({ kind: "text_messages", amount: 1, status: "committed" })]);
+  expect(usage.ledger).toEqual([
+    expect.objectContaining({
+      kind: "text_messages",
+      amount: 1,
+      status: "committed",
+      plan: "free",
+      model: "openai-custom/gpt-5-nano",
+      limit_then: 50,
+    }),
+  ]);
   const acts = jsonOf(files, "audit.json").events.map(({ action, actor }: Json) => `${actor} ${action}`);
   expect(acts).toEqual(["you account.signup", "operator account.restored", "you account.exported"]);
   expect(jsonOf(files, "mails.json").waiting.map(({ template }: Json) => template)).toEqual([

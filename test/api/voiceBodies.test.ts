@@ -100,6 +100,24 @@ test("exactly 25 MB is read; elsewhere, and by another method, 64 KB is the limi
   }
 });
 
+test("a body of nothing but fields, values or brackets: refused in few words, before it is taken apart", async () => {
+  const json = { "content-type": "application/json" };
+  const many = (count: number, part: (n: number) => string) => Array.from({ length: count }, (_, n) => part(n)).join();
+  for (const [body, faults] of [
+    [`{${many(200_000, (n) => `"k${n}":0`)}}`, 1],
+    [`{"text":[${many(200_000, () => "0")}],"audio":0}`, 1],
+    ["[".repeat(200_000), 1],
+    // Few enough to be read, too many to be named.
+    [`{${many(5_000, (n) => `"a field number ${n}":0`)}}`, 21],
+  ] as const)
+    for (const path of ["transcribe", "speak"] as const) {
+      const answer = await readAnswer(
+        await send(town.reef, user, path, body, { ...json, "idempotency-key": `${faults}${body.length}` }),
+      );
+      expect([answer.status, answer.body.code, answer.body.details.length]).toEqual([400, "validation_failed", faults]);
+    }
+});
+
 test("without a token nothing is read", async () => {
   const wire = open("/api/voice/transcribe", [TYPE, held(LIMIT)], null);
   expect(await wire.status()).toBe(401);

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from "bun:tes
 import type { HearingStep, SpeakingStep } from "../fakes/openaiAudio.ts";
 import { call, makeUser, type Answer, type TestUser } from "../factories.ts";
 import { ApiProcess } from "../faults/apiProcess.ts";
-import { startTestReef, until } from "../harness.ts";
+import { startProcess, startTestReef, until } from "../harness.ts";
 import {
   dayOf,
   expectFree,
@@ -93,6 +93,20 @@ describe("what goes wrong at the provider is 503, told to the operator, and cost
   });
 });
 
+test("a recording so long that it may take all the time there is: its end is the provider's silence, too", async () => {
+  const other = await startVoiceTown({ VOICE_TIMEOUT_MS: "300", VOICE_FIRST_BYTE_MS: "600000" });
+  try {
+    other.openai.audio.hear = () => [{ hang: true }];
+    const person = await makeUser(other.reef);
+    const { status, body } = await hearBytes(other.reef, person, fixture("speech.ogg"));
+    expect([status, body.code, body.retry_after]).toEqual([503, "voice_unavailable", 5]);
+    await expectFree(other.reef, person);
+    await expectSound(other);
+  } finally {
+    await other.stop();
+  }
+});
+
 test("who hangs up while it is listened to pays nothing, and the provider's call ends", async () => {
   const patient = await startVoiceTown();
   try {
@@ -136,6 +150,28 @@ test("without a key voice is not offered, and everything else is", async () => {
     await reef.stop();
   }
 });
+
+test("a process that is stopped breaks off what takes too long: nobody pays for half a speech or half an ear", async () => {
+  const other = await startVoiceTown();
+  const next = await startProcess(other.reef.env);
+  try {
+    const person = await makeUser(other.reef);
+    other.openai.audio.hear = () => [{ hang: true }];
+    other.openai.audio.speak = () => [{ seconds: 1 }, { hang: true }];
+    const heard = hearBytes(other.reef, person, fixture("speech.ogg")).catch(() => null);
+    const body = JSON.stringify({ text: PHRASE });
+    const spoken = await send(other.reef, person, "speak", body, { ...JSON_TYPE, accept: "audio/*" });
+    const read = spoken.arrayBuffer().catch((error: Error) => error);
+    const { audio } = other.openai;
+    await until("both are under way", () => audio.transcriptionCalls.length + audio.speechCalls.length === 2);
+    await other.reef.stopProcess();
+    expect([await heard, (await read) instanceof Error]).toEqual([null, true]);
+    await expectFree({ ...other.reef, sql: next.deps.sql }, person);
+  } finally {
+    await next.stop();
+    await other.stop();
+  }
+}, 30_000);
 
 test("a process that is killed in the middle: all comes back, the same request again is charged once", async () => {
   const other = await startVoiceTown();

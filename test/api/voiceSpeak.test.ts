@@ -7,6 +7,7 @@ import type { SpeakingStep } from "../fakes/openaiAudio.ts";
 import { makeAssistant, makeUser, type TestUser } from "../factories.ts";
 import { until } from "../harness.ts";
 import {
+  costOf,
   dayOf,
   expectFree,
   expectSound,
@@ -317,6 +318,8 @@ describe("a client that hangs up", () => {
       // Three seconds of eleven, and a frame more or less.
       expect(used.output).toBeOneOf([3, 4]);
       expect(used.characters).toBeWithin(40, 43);
+      // The provider was asked for all of it.
+      expect(await costOf(town.reef, user)).toBe(150 * 15);
     });
   }
 
@@ -345,19 +348,32 @@ describe("a client that hangs up", () => {
     await expectFree(town.reef, user);
   });
 
+  /** Without HTTP between. */
+  const begin = async (signal: AbortSignal) => {
+    const how = { text: TEXT, voice: null, assistantVoice: null, format: "pcm", speed: 1 } as const;
+    const speech = await speak(town.reef.deps, { ...how, userId: user.id, signal });
+    return isRefused(speech) ? expect.unreachable() : speech;
+  };
+
+  test("who cancels a read that waits has not heard the end", async () => {
+    script([{ seconds: 2 }, { hang: true }]);
+    const speech = await begin(new AbortController().signal);
+    const reader = speech.stream.getReader();
+    expect((await reader.read()).value!.length).toBe(96_000);
+    const next = reader.read();
+    // So that it is passed on to the provider's stream.
+    await new Promise((resolve) => setImmediate(resolve));
+    await reader.cancel();
+    expect((await next).done).toBe(true);
+    expect(await speech.ended).toEqual({ durationSeconds: 2 });
+    expect((await dayOf(town.reef, user)).used).toEqual({ input: 0, output: 2, characters: 28 });
+    await gone();
+  });
+
   test("a stream that nobody reads ends with the signal, too", async () => {
     script([{ seconds: 2 }, { hang: true }]);
     const over = new AbortController();
-    const request = {
-      userId: user.id,
-      text: TEXT,
-      voice: null,
-      assistantVoice: null,
-      format: "pcm",
-      speed: 1,
-    } as const;
-    const speech = await speak(town.reef.deps, { ...request, signal: over.signal });
-    if (isRefused(speech)) throw new Error("it fits");
+    const speech = await begin(over.signal);
     const reader = speech.stream.getReader();
     expect((await reader.read()).value!.length).toBe(96_000);
     over.abort(new Error("enough"));
@@ -383,6 +399,7 @@ describe("a provider that breaks off", () => {
         expect(response.status).toBe(200);
         expect((await response.arrayBuffer().catch((error: Error) => error)) instanceof Error).toBe(true);
         await expectFree(impatient.reef, person);
+        expect(await costOf(impatient.reef, person)).toBe(2 * 150 * 15);
         await expectSound(impatient, [PHRASE]);
       } finally {
         await impatient.stop();

@@ -100,6 +100,13 @@ export async function expectFree(reef: TestReef, user: TestUser): Promise<void> 
   });
 }
 
+/** What the user has cost, in micro-USD. */
+export async function costOf({ sql }: TestReef, { id }: TestUser): Promise<number> {
+  const [row] = await sql<{ cost: number }[]>`
+    select coalesce(sum(cost_micro_usd), 0)::int as cost from usage_logs where user_id = ${id}`;
+  return row!.cost;
+}
+
 export async function usePlan({ sql }: TestReef, { id }: TestUser, plan: "pro" | "premium" | "free"): Promise<void> {
   await sql`
     insert into subscriptions (user_id, plan, status) values (${id}, ${plan}, 'active')

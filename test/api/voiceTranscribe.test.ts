@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { makeUser, type Answer, type TestUser } from "../factories.ts";
 import { until } from "../harness.ts";
 import {
+  costOf,
   dayOf,
   expectFree,
   expectSound,
@@ -82,11 +83,14 @@ describe("silence", () => {
     });
   }
 
-  test("noise in which the provider hears nobody, or doubts whom it heard, is free", async () => {
+  test("noise in which the provider hears nobody, or doubts whom it heard, is free, though it costs us", async () => {
     expect((await hear(fixture("noise.wav"))).body.text).toBe("");
     town.openai.audio.hear = () => [{ text: "Thank you.", noSpeechProb: 0.9, avgLogprob: -1.5 }];
     expect((await hear(fixture("noise.mp3"))).body.text).toBe("");
+    const before = await costOf(town.reef, user);
+    expect((await hear(fixture("speech.wav"))).body.text).toBe("");
     await expectFree(town.reef, user);
+    expect((await costOf(town.reef, user)) - before).toBeCloseTo(FIXTURES["speech.wav"]!.seconds * 100, -1);
   });
 
   test("a quiet voice is no silence", async () => {
@@ -273,6 +277,8 @@ describe("bad input costs nothing", () => {
       ["multipart/form-data; boundary=other", `${bare}\r\n--b--\r\n`],
       ["multipart/form-data; boundary=-", "-".repeat(100_000)],
       ["multipart/form-data; boundary=", bare],
+      // A boundary within another parameter, behind which is the one that counts, a thousand times.
+      ['multipart/form-data; x="; boundary=a"; boundary=b', `${bare}\r\n`.repeat(1000).concat("--b--\r\n")],
     ] as const)
       expect([type, refusal(await post(body, { "content-type": type }))]).toEqual([
         type,
@@ -403,6 +409,24 @@ test("who is suspended after the token was looked at is not heard", async () => 
   expect(calls()).toEqual([]);
   await expectFree(town.reef, user);
 });
+
+for (const table of ["idempotency_keys", "daily_usage"]) {
+  test(`who is erased after the token was looked at, before ${table}: 401`, async () => {
+    const { heard } = await town.reef.sql.begin(async (tx) => {
+      await tx.unsafe(`lock table ${table} in access exclusive mode`);
+      const heard = hear(fixture("speech.wav"), table === "daily_usage" ? {} : { "idempotency-key": "gone" });
+      await until("the request waits", async () => {
+        const [waiting] = await tx`select 1 from pg_locks where not granted and relation = ${table}::regclass`;
+        return waiting;
+      });
+      await tx`delete from users where id = ${user.id}`;
+      return { heard };
+    });
+    const { status, body } = await heard;
+    expect([status, body.code]).toEqual([401, "unauthorized"]);
+    expect(calls()).toEqual([]);
+  });
+}
 
 test("HEAD and OPTIONS do nothing, whatever they bring", async () => {
   for (const method of ["HEAD", "OPTIONS", "GET", "PUT"]) {

@@ -212,6 +212,11 @@ const bad: [string, (clientId: string) => unknown[], string][] = [
     (id) => [{ type: "voice", client_id: id, audio: "AAAA", speak: "loudly" }],
     "invalid_frame",
   ],
+  [
+    "six thousand fields more",
+    (id) => [{ type: "voice", client_id: id, ...Object.fromEntries(Array.from({ length: 6000 }, (_, n) => [n, 1])) }],
+    "invalid_frame",
+  ],
   ["big and not valid", (id) => [{ type: "voice", client_id: id, audio: "A".repeat(200_001) }], "invalid_frame"],
   [
     "a voice outside the plan",
@@ -229,7 +234,9 @@ test.each(bad)("%s: an error that names the message, the socket lives, nothing i
   const { user, chat } = person;
   const clientId = newId();
   for (const frame of frames(clientId)) chat.send(frame);
-  expect(await chat.next("the error", isError)).toMatchObject({ code, client_id: clientId });
+  const error = await chat.next("the error", isError);
+  expect(error).toMatchObject({ code, client_id: clientId });
+  expect(JSON.stringify(error).length).toBeLessThan(4000);
   expect([asked(), await history(person)]).toEqual([code === "nothing_heard" ? asked() : 0, []]);
   await settled(town.reef, user);
   expect(await usedBy(town.reef, user)).toEqual({ text: 0, heard: 0, spoken: 0, characters: 0 });
@@ -262,6 +269,10 @@ const tooBig: [string, () => unknown[]][] = [
   ["a message over 64 KB", () => [{ type: "message", content: "x".repeat(65 * 1024) }]],
   ["text over 64 KB that is no JSON", () => ["voice".repeat(20_000)]],
   ["a binary frame over 64 KB that nobody announced", () => [new Uint8Array(64 * 1024 + 1)]],
+  [
+    "a voice with more fields than any has",
+    () => [`{"type":"voice",${Array.from({ length: 60_000 }, (_, n) => `"${n}":[]`).join(",")}}`],
+  ],
   ["a voice over 1 MB", () => [{ type: "voice", client_id: newId(), audio: "A".repeat(1024 * 1024) }]],
   ["sound over 4 MB", () => [{ type: "voice", client_id: newId() }, new Uint8Array(4 * 1024 * 1024 + 1)]],
 ];

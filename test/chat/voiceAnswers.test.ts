@@ -260,6 +260,36 @@ test("stop silences all that waits to be heard", async () => {
   expect(asked()).toEqual(["One."]);
 });
 
+test("stop while it is still listened to: it is accepted, and neither answered nor spoken", async () => {
+  const { reef, provider } = town;
+  const gate = Promise.withResolvers<void>();
+  provider.audio.hear = async function* ({ known }) {
+    await gate.promise;
+    yield { text: known.text, duration: known.seconds };
+  };
+  closers.push(() => gate.resolve());
+  const script = new Script(PARTS);
+  closers.push(() => script.open());
+  reef.gateway.setAnswer(script.fakeAnswer);
+  const { user, chat } = await makePerson(reef);
+  const clientId = speakTo(chat, WEATHER, { speak: true });
+  chat.send({ type: "stop", turn_id: user.id });
+  chat.send({ type: "stop" });
+  chat.send({ type: "ping" });
+  await chat.next("pong", (frame) => frame.type === "pong");
+  gate.resolve();
+  const { turn_id: turnId } = await chat.next("the ack", isAck);
+  expect(await chat.next("the end", isEnd)).toMatchObject({ turn_id: turnId, frames: 0, reason: "stopped" });
+  expect(await chat.next("the answer", isAnswer)).toMatchObject({ turn_id: turnId, finish: "stopped" });
+  expect(asked()).toEqual([]);
+  // It holds for this voice alone.
+  script.open();
+  speakTo(chat, JOKE, { speak: true });
+  await until("the next one is heard out", () => chat.frames.filter(isEnd).at(-1).reason === "done");
+  expect(chat.frames.filter(isError)).toEqual([]);
+  expect(chat.frames.find(isAck).client_id).toBe(clientId);
+});
+
 test("stop from another device", async () => {
   holdSpeech((call) => call.text !== SENTENCES[0]);
   const { user, assistant, chat, script } = await ask();
@@ -336,6 +366,7 @@ test("who has just enough hears all of it: what a sentence in the making holds i
 test.each([
   ["refuses", [{ status: 400, message: "no" }]],
   ["breaks off", [{ seconds: 1 }, { cut: true as const }]],
+  ["never ends", Array(100).fill({ seconds: 60 })],
 ])(
   "the provider %s in mid-answer: the voice ends, the text goes on unharmed, nothing of it is paid",
   async (_, steps) => {
@@ -425,3 +456,23 @@ test("the message is sent again on a new socket: the answer is spoken there, fro
   speakTo(third, WEATHER, { speak: true }, clientId);
   expect(await third.next("the end", isEnd)).toMatchObject({ frames: 4, reason: "done" });
 });
+
+test.each(["", "&after_seq=0"])(
+  "the answer was written while nobody was here: sent again (%s) it is spoken, from its start",
+  async (query) => {
+    const { reef } = town;
+    const { user, assistant, chat, script, turnId } = await ask();
+    const { client_id: clientId } = chat.frames.find(isAck);
+    chat.socket.terminate();
+    script.open();
+    await until("it is written", async () => {
+      const rows = await reef.sql`select 1 from turns where id = ${turnId} and status = 'done'`;
+      return rows.length === 1;
+    });
+    const back = await openChat(reef, user.token, assistant.agent_id, query);
+    if (query !== "") await back.next("the answer", isAnswer);
+    speakTo(back, WEATHER, { speak: true }, clientId);
+    expect(await back.next("the end", isEnd)).toMatchObject({ turn_id: turnId, frames: 4, reason: "done" });
+    expect(back.frames.filter(isAnswer).length).toBe(query === "" ? 0 : 1);
+  },
+);

@@ -3,11 +3,14 @@ import { newId } from "../../src/lib/ids.ts";
 import { isAnswer, openChat, type Chat, type Json } from "../factories.ts";
 import { ApiProcess } from "../faults/apiProcess.ts";
 import { Proxy } from "../faults/proxy.ts";
+import { Script } from "../faults/script.ts";
 import { createTestDatabase, startProcess, until } from "../harness.ts";
 import {
   expectNothingLogged,
   history,
   isAck,
+  isAudio,
+  isEnd,
   isError,
   leave,
   makePerson,
@@ -207,4 +210,63 @@ test("without Redis a voice is heard and answered", async () => {
   const person = await makePerson(town.reef);
   speakTo(person.chat, WEATHER);
   await expectOnce(person, [await person.chat.next("the ack", isAck)]);
+});
+
+test("the process that writes an answer is killed: another one goes on, each sentence is spoken once", async () => {
+  await start();
+  const { reef, provider } = town;
+  const there = await startProcess(reef.env);
+  closers.push(() => there.stop());
+  const person = await makePerson(reef, there);
+  let killed = false;
+  there.deps.gateway.isReady = () => killed;
+  reef.deps.gateway.isReady = () => false;
+  const doomed = new ApiProcess("doomed", reef.env, reef.dir);
+  closers.push(() => doomed.kill());
+  await doomed.start();
+  const script = new Script(["One is said. Two is", " said. Three is said. Four", " is said."]);
+  closers.push(() => script.open());
+  reef.gateway.setAnswer(script.fakeAnswer);
+  const { user, chat } = person;
+  speakTo(chat, WEATHER, { speak: true });
+  script.open(1);
+  await chat.next("the first sentence is heard", isAudio);
+  await doomed.kill();
+  script.open(2);
+  killed = true;
+  await until("another one goes on", () => there.logs.some((line) => line.includes("turn started")));
+  script.open();
+  expect(await chat.next("the end", isEnd)).toMatchObject({ frames: 4, reason: "done" });
+  const said = provider.audio.speechCalls.map((call) => call.text);
+  expect(said.toSorted()).toEqual(["Four is said.", "One is said.", "Three is said.", "Two is said."]);
+  await settled(reef, user);
+  expect(await usedBy(reef, user)).toMatchObject({ text: 1, characters: said.join("").length });
+});
+
+test("the process ends while it speaks: what was sent is paid, the rest comes back, the text goes on", async () => {
+  await start();
+  const { reef, provider } = town;
+  const other = await startProcess(reef.env);
+  closers.push(() => other.stop());
+  const person = await makePerson(reef, other);
+  const { user, assistant, chat } = person;
+  const gate = Promise.withResolvers<void>();
+  closers.push(() => gate.resolve());
+  provider.audio.speak = async function* ({ text }) {
+    yield { seconds: 0.5 };
+    if (text !== "One is said.") await gate.promise;
+  };
+  reef.gateway.setAnswer(async function* () {
+    yield { text: "One is said. Two is said. Three is said." };
+  });
+  speakTo(chat, WEATHER, { speak: true });
+  await chat.next("the first sentence is heard", isAudio);
+  await until("the others are being made", () => provider.audio.speechCalls.length === 3);
+  await other.stop();
+  await until("no call runs", () => provider.audio.running === 0);
+  const reserved = await reef.sql`select kind from usage_logs where user_id = ${user.id} and status = 'reserved'`;
+  expect(reserved.map((row) => row["kind"])).toEqual([]);
+  expect(await usedBy(reef, user)).toMatchObject({ characters: "One is said.".length, spoken: 1 });
+  const back = await openChat(reef, user.token, assistant.agent_id, "&after_seq=0");
+  await back.next("the answer", isAnswer);
 });

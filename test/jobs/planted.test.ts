@@ -29,7 +29,7 @@ const counts = async () => {
 };
 
 beforeAll(async () => {
-  ({ reef, people, failed, stopped, purged } = await makeTown(24));
+  ({ reef, people, failed, stopped, purged } = await makeTown(36));
   // Nobody repairs what is planted.
   await reef.stopProcess();
   deps = createDeps(loadConfig(reef.env), createLog("silent"));
@@ -58,6 +58,20 @@ async function insertRunning(person: Person): Promise<string> {
     await tx`update daily_usage set text_messages = text_messages + 1 where user_id = ${userId}`;
   });
   return id;
+}
+
+/** A row of the ledger, and the day with it. */
+async function insertUse(
+  userId: string,
+  use: { kind: string; amount: number; limit?: number; status?: string; expires?: string },
+): Promise<void> {
+  const { kind, amount, limit = 5_000, status = "committed", expires = null } = use;
+  await sql`insert into usage_logs (id, user_id, date, kind, amount, limit_then, status, idempotency_key, settled_at, expires_at)
+    select ${newId()}, user_id, date, ${kind}, ${amount}, ${limit}, ${status}, ${newId()},
+      case when ${status} <> 'reserved' then now() end, now() + ${expires}::text::interval
+    from daily_usage where user_id = ${userId}`;
+  if (status !== "released")
+    await sql`update daily_usage set ${sql(kind)} = ${sql(kind)} + ${amount} where user_id = ${userId}`;
 }
 
 const config = () => join(reef.dir, "openclaw.json");
@@ -156,6 +170,19 @@ const CASES: [string, string[], (person: Person) => Promise<Undo>][] = [
     async ({ user }) => void (await sql`update daily_usage set text_messages = 2 where user_id = ${user.id}`),
   ],
   [
+    "a day with more seconds than its ledger",
+    ["usage_sum"],
+    async ({ user }) => void (await sql`update daily_usage set voice_output_seconds = 1 where user_id = ${user.id}`),
+  ],
+  [
+    "characters of the ledger that the day does not know",
+    ["usage_sum"],
+    async ({ user }) => {
+      await insertUse(user.id, { kind: "tts_characters", amount: 7 });
+      await sql`update daily_usage set tts_characters = 0 where user_id = ${user.id}`;
+    },
+  ],
+  [
     "a ledger without its day",
     ["usage_sum"],
     async ({ user }) => void (await sql`delete from daily_usage where user_id = ${user.id}`),
@@ -164,6 +191,41 @@ const CASES: [string, string[], (person: Person) => Promise<Undo>][] = [
     "more than the limit",
     ["usage_limit"],
     async ({ user }) => void (await sql`update usage_logs set limit_then = 0 where user_id = ${user.id}`),
+  ],
+  [
+    "more seconds than the limit",
+    ["usage_limit"],
+    async ({ user }) => insertUse(user.id, { kind: "voice_input_seconds", amount: 121, limit: 120 }),
+  ],
+  [
+    "seconds reserved for work that is long over",
+    ["ledger_settled"],
+    async ({ user }) =>
+      insertUse(user.id, { kind: "voice_input_seconds", amount: 5, status: "reserved", expires: "-61 seconds" }),
+  ],
+  [
+    "characters reserved for ever",
+    ["ledger_settled"],
+    async ({ user }) => insertUse(user.id, { kind: "tts_characters", amount: 5, status: "reserved" }),
+  ],
+  [
+    "a use that was settled at no time",
+    ["ledger_settled"],
+    async ({ user }) => {
+      await insertUse(user.id, { kind: "voice_output_seconds", amount: 5 });
+      await sql`update usage_logs set settled_at = null where user_id = ${user.id} and kind = 'voice_output_seconds'`;
+    },
+  ],
+  [
+    "nothing: uses of every kind and state, in line",
+    [],
+    async ({ user }) => {
+      for (const kind of ["voice_input_seconds", "voice_output_seconds", "tts_characters"] as const) {
+        await insertUse(user.id, { kind, amount: 3 });
+        await insertUse(user.id, { kind, amount: 4, status: "released" });
+        await insertUse(user.id, { kind, amount: 5, status: "reserved", expires: "-30 seconds" });
+      }
+    },
   ],
   [
     "an answered turn that is not charged",

@@ -12,14 +12,14 @@ const announce = (): VoiceFrame => ({ type: "voice", client_id: newId() });
 const whole = (bytes: number): VoiceFrame => ({ ...announce(), audio: Buffer.alloc(bytes, 1).toString("base64") });
 const codeOf = (answer: unknown) => (answer instanceof AppError ? answer.code : answer);
 
-function createSlots(limitBytes: number, count: number) {
+function createSlots(limitBytes: number, ...users: string[]) {
   const budget = createMemoryBudget(limitBytes);
   const clock = { ms: 0, now: () => clock.ms, setTimeout: () => ({}), clearTimeout: () => undefined };
-  return { clock, slots: Array.from({ length: count }, (_, n) => new VoiceSlot(budget, `user ${n}`, clock)) };
+  return { clock, slots: users.map((user) => new VoiceSlot(budget, user, clock)) };
 }
 
 test("sound that comes later than a minute after its announcement is nobody's", () => {
-  const { clock, slots } = createSlots(1000, 1);
+  const { clock, slots } = createSlots(1000, "one");
   const [slot] = slots as [VoiceSlot];
   slot.offer(announce());
   clock.ms = 60_000;
@@ -30,19 +30,21 @@ test("sound that comes later than a minute after its announcement is nobody's", 
   expect(slot.receive(Buffer.alloc(1))).toBe("unexpected");
 });
 
-test("all sockets together hold no more than the budget; what was listened to makes room", () => {
-  const { slots } = createSlots(1000, 3);
-  const [first, second, third] = slots as [VoiceSlot, VoiceSlot, VoiceSlot];
-  expect((first.offer(whole(500)) as Voice).bytes.length).toBe(500);
-  expect(codeOf(second.offer(whole(501)))).toBe("service_unavailable");
-  second.offer(announce());
-  expect(codeOf((second.receive(Buffer.alloc(501)) as { voice: unknown }).voice)).toBe("service_unavailable");
+test("all sockets together hold no more than the budget, one person's half of it; what was listened to makes room", () => {
+  const { slots } = createSlots(1000, "one", "one", "two", "three");
+  const [first, another, second, third] = slots as [VoiceSlot, VoiceSlot, VoiceSlot, VoiceSlot];
+  expect((first.offer(whole(400)) as Voice).bytes.length).toBe(400);
+  expect(codeOf(another.offer(whole(101)))).toBe("service_unavailable");
+  another.offer(announce());
+  expect(codeOf((another.receive(Buffer.alloc(101)) as { voice: unknown }).voice)).toBe("service_unavailable");
   expect((second.offer(whole(500)) as Voice).bytes.length).toBe(500);
-  expect(codeOf(third.offer(whole(1)))).toBe("service_unavailable");
+  expect(codeOf(third.offer(whole(101)))).toBe("service_unavailable");
+  expect((third.offer(whole(100)) as Voice).bytes.length).toBe(100);
   first.done();
-  expect((third.offer(whole(500)) as Voice).bytes.length).toBe(500);
+  expect((another.offer(whole(400)) as Voice).bytes.length).toBe(400);
+  third.done();
   second.done();
-  expect((second.offer(whole(400)) as Voice).bytes.length).toBe(400);
+  expect((second.offer(whole(500)) as Voice).bytes.length).toBe(500);
 });
 
 test("work in flight: its end waits for it, aborts what is left, and logs what failed before", async () => {

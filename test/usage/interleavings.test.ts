@@ -9,7 +9,7 @@ import { Violation, type Lane } from "./run.ts";
 const number = (name: string, usual: number) => Number(process.env[name] ?? usual);
 const FIRST_SEED = number("USAGE_SEED", 1);
 const RUNS = number("USAGE_RUNS", 24);
-const STEPS = number("USAGE_STEPS", 200);
+const STEPS = number("USAGE_STEPS", 140);
 const LANES = 5;
 
 const lanes: Lane[] = [];

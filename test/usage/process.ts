@@ -22,6 +22,8 @@ export class UsageProcess {
   told = true;
   frozen = false;
   dead = false;
+  /** When it last gave up waiting for an answer, in real time. */
+  gaveUpMs = -Infinity;
 
   private constructor(
     readonly name: string,
@@ -61,6 +63,7 @@ export class UsageProcess {
       try {
         return await send();
       } catch (error) {
+        this.gaveUpMs = performance.now();
         asked.failed();
         throw error;
       }

@@ -148,9 +148,9 @@ test("a cheap no waits for nobody's locks and begins no transaction", async () =
   const user = await makeUser(reef);
   const assistant = await makeAssistant(user);
   await fill(user, assistant);
-  const seconds = { voiceInputSeconds: 120 };
+  const seconds = { voiceInputSeconds: 117 };
   await take(user, seconds);
-  expect(isRefused(await take(user, { voiceInputSeconds: 1 }))).toBe(true);
+  expect(isRefused(await take(user, { voiceInputSeconds: 4 }))).toBe(true);
   await reef.sql.begin(async (sql) => {
     // Whatever asked for a lock, or wrote, would wait for the end of this.
     await sql`select 1 from daily_usage where user_id = ${user.id} for update`;
@@ -164,9 +164,10 @@ test("a cheap no waits for nobody's locks and begins no transaction", async () =
     apply: () => expect.unreachable(),
     get: () => expect.unreachable(),
   });
-  const refused = await findCheapRefusal({ ...reef.deps, sql: deaf }, user.id, { voiceInputSeconds: 1 });
+  const refused = await findCheapRefusal({ ...reef.deps, sql: deaf }, user.id, { voiceInputSeconds: 5 });
   expect(refused).toMatchObject({ kind: "voiceInputSeconds", usage: { used: seconds, plan: "free" } });
-  expect(await findCheapRefusal(reef.deps, user.id, { ttsCharacters: 1 })).toBe(null);
+  for (const amounts of [{ voiceInputSeconds: 3 }, { ttsCharacters: 1 }, {}])
+    expect(await findCheapRefusal(reef.deps, user.id, amounts)).toBe(null);
 });
 
 test("what Redis knows of a full day changes no other answer: a repeated message, a paused, a foreign, a deleted assistant", async () => {

@@ -76,6 +76,13 @@ test("a refusal on its way to Redis while the plan grows does not bring the old 
   expect(await reserve(user.id, { textMessages: 1 })).not.toBe(null);
 });
 
+test("more than a day has, and more than a column holds: refused, and nothing is reserved", async () => {
+  const user = await makeUser(reef);
+  for (const seconds of [121, 2 ** 31, 2 ** 60, Number.POSITIVE_INFINITY])
+    expect(await reserve(user.id, { voiceInputSeconds: seconds, ttsCharacters: 1 })).toBe(null);
+  expect((await reef.sql`select 1 from daily_usage where user_id = ${user.id}`).length).toBe(0);
+});
+
 test("settled once: kinds that were not used come back, tokens and cost are counted once, a second time changes nothing", async () => {
   const user = await makeUser(reef);
   const key = (await reserve(user.id, { voiceOutputSeconds: 10, ttsCharacters: 100 }))!;

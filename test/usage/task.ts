@@ -4,6 +4,10 @@ import type { ProcessDeps, UsageProcess } from "./process.ts";
 /** Somebody let it go on for the last time. */
 class Abandoned extends Error {}
 
+/** Postgres ends the transaction of one that stands still for seconds, as it does on a machine that is very busy. */
+const STOOD_STILL = ["25P03", "CONNECTION_CLOSED", "CONNECTION_ENDED", "CONNECTION_DESTROYED"];
+const hasStoodStill = (error: unknown) => STOOD_STILL.includes(String((error as { code?: unknown } | null)?.code));
+
 /**
  * Something a process does, that stops wherever it might be overtaken, and goes on when it is told to: before each word to
  * Redis and between the parts of a transaction.
@@ -30,7 +34,7 @@ export class Task {
     const done = this.go.promise.then(() => body(this));
     done
       .catch((error: unknown) => {
-        if (!(error instanceof Abandoned) && !process.dead) this.failure = error;
+        if (!(error instanceof Abandoned) && !hasStoodStill(error) && !process.dead) this.failure = error;
       })
       .finally(() => {
         this.over = true;
