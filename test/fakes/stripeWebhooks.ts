@@ -113,7 +113,7 @@ export function createWebhooks(endpoints: Endpoint[]): Webhooks {
 interface Sender {
   underWay: Set<Promise<void>>;
   signal: AbortSignal;
-  deliverTo(endpoint: Endpoint, event: StripeEvent, options: DeliveryOptions): Promise<void>;
+  deliverTo: (endpoint: Endpoint, event: StripeEvent, options: DeliveryOptions) => Promise<void>;
 }
 
 /** What is not delayed is tried one after the other, so that a test can rely on the order; retries wait beside the row. */
