@@ -9,7 +9,7 @@ import type { Fault } from "../fakes/stripeRequests.ts";
 import { shuffled } from "../fakes/stripeWebhooks.ts";
 import { startProcess, until } from "../harness.ts";
 import { act, expectedRow, pick, seeded, type Random } from "./history.ts";
-import { deliverTo, isEmpty, openShop, rowOf, type Shop } from "./shop.ts";
+import { deliverTo, isEmpty, makeDue, openShop, rowOf, type Shop } from "./shop.ts";
 
 /** How many, and from which seed on; the same seed is the same history at Stripe. */
 const HISTORIES = Number(process.env["BILLING_HISTORIES"] || 200);
@@ -104,7 +104,7 @@ async function live(people: Person[], random: Random): Promise<void> {
         voice: null,
         claim: null,
       }).catch(() => undefined);
-    await shop.sql`update stripe_events set next_attempt_at = now() where processed_at is null and last_error is not null`;
+    await makeDue(shop.sql);
   }
   await delivering;
 }
@@ -134,7 +134,7 @@ test(`${HISTORIES} random histories from seed ${SEED}: after one reconciliation 
   await until(
     "the inbox is empty",
     async () => {
-      await shop.sql`update stripe_events set next_attempt_at = now() where processed_at is null and last_error is not null`;
+      await makeDue(shop.sql);
       return isEmpty(shop.sql);
     },
     30_000,

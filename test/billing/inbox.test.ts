@@ -6,7 +6,7 @@ import { createPrice, createProduct } from "../fakes/stripeCatalog.ts";
 import { createSubscription } from "../fakes/stripeSubscriptions.ts";
 import { outOfOrder, shuffled } from "../fakes/stripeWebhooks.ts";
 import { until } from "../harness.ts";
-import { buy, makeBuyer, makeSubscriber, mailsOf, openShop, planOf, rowOf, type Shop } from "./shop.ts";
+import { buy, makeBuyer, makeDue, makeSubscriber, mailsOf, openShop, planOf, rowOf, type Shop } from "./shop.ts";
 
 let shop: Shop;
 beforeAll(async () => void (shop = await openShop()));
@@ -23,8 +23,6 @@ interface Waiting {
 }
 const waiting = (customer: string) => shop.sql<Waiting[]>`
   select id, attempts, last_error from stripe_events where customer_id = ${customer} and processed_at is null`;
-/** Their pause is over. */
-const makeDue = () => shop.sql`update stripe_events set next_attempt_at = now() where processed_at is null`;
 const metric = async (line: string) => {
   const { text } = await renderMetrics(shop.reef.deps, { peers: () => [] });
   return Number(
@@ -50,7 +48,7 @@ for (const [name, fault, code] of [
     buy(shop, customer, "pro monthly");
     await stripe.webhooks.settled();
     await until("it has failed often", async () => {
-      await makeDue();
+      await makeDue(shop.sql);
       const rows = await waiting(customer);
       return rows.length > 0 && rows.every(({ attempts, lastError }) => attempts > 4 && lastError !== null);
     });
@@ -62,7 +60,7 @@ for (const [name, fault, code] of [
     expect(shop.reef.logs.some(alarmed)).toBe(true);
     expect(await planOf(user)).toBe("free");
     stripe.fault = null;
-    await makeDue();
+    await makeDue(shop.sql);
     await shop.settled();
     expect(await planOf(user)).toBe("pro");
     expect(await metric('reef_stripe_events{state="waiting"}')).toBe(0);
@@ -79,7 +77,7 @@ test("one customer for whom Stripe hangs holds up nobody else", async () => {
   expect(await planOf(slow.user)).toBe("free");
   await until("the call was given up", async () => (await waiting(slow.customer)).some((row) => row.lastError), 15_000);
   stripe.fault = null;
-  await makeDue();
+  await makeDue(shop.sql);
   await shop.settled();
   expect(await planOf(slow.user)).toBe("pro");
 }, 40_000);
@@ -228,7 +226,7 @@ test("a price of no plan takes nothing away, is alarmed, and is made good when t
   expect(reef.logs.some(alarmed)).toBe(true);
   await sql`insert into stripe_prices (price_id, plan, cycle, livemode, product_id, amount_micro_usd, current)
     values (${price}, 'premium', 'monthly', false, ${product}, 5000000, false)`;
-  await makeDue();
+  await makeDue(shop.sql);
   await shop.settled();
   expect(await planOf(user)).toBe("premium");
   // Another price of a product that is known needs none of that.

@@ -3,7 +3,7 @@ import { connectDatabase, type Queryable, type Sql } from "../../src/db/connect.
 import { call } from "../factories.ts";
 import { ApiProcess } from "../faults/apiProcess.ts";
 import { startProcess, until } from "../harness.ts";
-import { buy, deliverTo, isEmpty, mailsOf, makeBuyer, openShop, rowOf, type Shop } from "./shop.ts";
+import { buy, deliverTo, isEmpty, mailsOf, makeBuyer, makeDue, openShop, rowOf, type Shop } from "./shop.ts";
 
 let shop: Shop;
 let sql: Sql;
@@ -72,8 +72,7 @@ for (const [name, hold, query] of PLACES) {
     try {
       deliverTo(stripe, survivor.url);
       await stripe.webhooks.settled();
-      // The dead one's lease runs out.
-      await sql`update stripe_events set next_attempt_at = now() where processed_at is null`;
+      await makeDue(sql);
       await until("the inbox is empty", () => isEmpty(sql));
       const usage = await call(survivor.url, "GET", "/api/user/usage", undefined, buyer.user.token);
       expect(usage.body.plan).toBe("pro");

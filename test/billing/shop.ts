@@ -1,4 +1,5 @@
 import type { Sql } from "../../src/db/connect.ts";
+import { notify } from "../../src/db/notify.ts";
 import { call, makeUser, type TestUser } from "../factories.ts";
 import { startFakeStripe, type FakeStripe, type FakeStripeOptions } from "../fakes/stripe.ts";
 import { createPrice, createProduct } from "../fakes/stripeCatalog.ts";
@@ -64,6 +65,12 @@ export function deliverTo(stripe: FakeStripe, url: string): void {
 export async function isEmpty(sql: Sql): Promise<boolean> {
   const [row] = await sql<{ n: number }[]>`select count(*)::int as n from stripe_events where processed_at is null`;
   return row!.n === 0;
+}
+
+/** The pause of what has failed, or the lease of who has died, is over. */
+export async function makeDue(sql: Sql): Promise<void> {
+  await sql`update stripe_events set next_attempt_at = now() where processed_at is null`;
+  await notify(sql, "stripe", "");
 }
 
 async function makePrices(stripe: FakeStripe, sql: Sql): Promise<Shop["prices"]> {
