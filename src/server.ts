@@ -40,7 +40,7 @@ export function createServer(deps: Deps, hub: ChatHub, engine: Starter, isDraini
   const { app, specs } = router;
   app.use(requestLog(deps.log, deps.config.TRUSTED_PROXIES), measure(deps.metrics), securityHeaders(deps.config));
   app.use("/api/*", allowOrigins(deps.config));
-  app.use(sendElsewhere(isDraining), limitBody());
+  app.use(sendElsewhere(isDraining), limitBody(specs));
   app.onError(renderProblem);
   app.notFound((c) => renderNoRoute(c, methodsOf(app, c.req.path)));
 

@@ -36,6 +36,8 @@ export interface RouteSpec {
   summary: string;
   tag: string;
   body?: z.ZodType;
+  /** How large a body may be, where it may be larger than others (http/middleware.ts). */
+  bodyBytes?: number;
   query?: z.ZodType;
   params?: z.ZodType;
   /** The answer's content type where it is not JSON. */

@@ -6,7 +6,7 @@ import { AppError } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import type { Log } from "../lib/log.ts";
 import type { Metrics } from "../lib/metrics.ts";
-import type { Env } from "./env.ts";
+import type { Env, RouteSpec } from "./env.ts";
 
 const BODY_LIMIT_BYTES = 64 * 1024;
 
@@ -48,14 +48,24 @@ export function measure(metrics: Pick<Metrics, "http">): MiddlewareHandler<Env> 
   };
 }
 
-/** Refuses bodies over 64 KB: by their Content-Length before a byte is read, else while they come. */
-export function limitBody(): MiddlewareHandler<Env> {
-  return bodyLimit({
-    maxSize: BODY_LIMIT_BYTES,
-    onError: () => {
-      throw new AppError("body_too_large");
-    },
-  });
+/**
+ * Refuses bodies over 64 KB, or over a route's own `bodyBytes`: by their Content-Length before a byte is read, else while
+ * they come. `specs` may still grow.
+ */
+export function limitBody(specs: readonly RouteSpec[]): MiddlewareHandler<Env> {
+  const limitTo = (maxSize: number) =>
+    bodyLimit({
+      maxSize,
+      onError: () => {
+        throw new AppError("body_too_large");
+      },
+    });
+  const usual = limitTo(BODY_LIMIT_BYTES);
+  return (c, next) => {
+    const { method, path } = c.req;
+    const own = specs.find((spec) => spec.bodyBytes && spec.path === path && spec.method === method.toLowerCase());
+    return (own?.bodyBytes ? limitTo(own.bodyBytes) : usual)(c, next);
+  };
 }
 
 /** Who keeps its connection to a process that is about to end should send its next request elsewhere. */

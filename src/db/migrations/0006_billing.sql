@@ -20,6 +20,11 @@ create table stripe_customers (
   fetch_started bigint not null default 0,
   fetch_stored bigint not null default 0,
   fetched_at timestamptz,
+  -- When a fetch was last begun: what is looked at often is fetched no more often than is useful.
+  asked_at timestamptz,
+  -- Stripe says that this customer was deleted there. It is over for good: the next checkout makes another one, whose id takes
+  -- the place of this one (and then this is null again). The numbers of the fetches go on.
+  gone_at timestamptz,
   -- The one checkout that is open, so that two clicks are one subscription.
   checkout_session_id text,
   checkout_url text,
@@ -86,7 +91,11 @@ create or replace function plan_of(person uuid) returns text language sql stable
     where s.user_id = person and entitles(s, now()) order by p.rank desc limit 1), 'free')
 $$;
 
--- What the plan that a person was last told of, and whose limits their assistants were fitted to, was.
+-- What ends by our clock: looked for every few seconds.
+create index subscriptions_gifts on subscriptions (current_period_end) where source = 'grant' and status = 'active';
+create index subscriptions_grace on subscriptions (grace_until) where status = 'past_due';
+
+-- The plan that a person was last told of and whose limits their assistants were fitted to.
 alter table users add column applied_plan text not null default 'free' references plan_limits (plan) on delete restrict;
 update users set applied_plan = plan_of(id);
 
@@ -110,3 +119,4 @@ create table stripe_events (
 );
 create index stripe_events_due on stripe_events (next_attempt_at) where processed_at is null;
 create index stripe_events_age on stripe_events (received_at);
+create index stripe_events_waiting on stripe_events (received_at) where processed_at is null;
