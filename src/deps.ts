@@ -8,7 +8,9 @@ import { createAppleTokens, type AppleTokens } from "./clients/appleTokens.ts";
 import { createIdentityProviders, type IdentityProviders } from "./clients/identityProviders.ts";
 import { createMailer, type Mailer } from "./clients/mailer.ts";
 import { connectRedis } from "./clients/redis.ts";
-import { createStripeClient, type StripeClient } from "./clients/stripe.ts";
+import { createStripeClient, openStripe, type StripeClient } from "./clients/stripe.ts";
+import { createStripeCatalog, type StripeCatalog } from "./clients/stripeCatalog.ts";
+import { createStripeSales, type StripeSales } from "./clients/stripeSales.ts";
 import { createWorkspaces, type Workspaces } from "./clients/workspaces.ts";
 import { realClock, type Clock } from "./lib/clock.ts";
 import { newId } from "./lib/ids.ts";
@@ -42,6 +44,10 @@ export interface Deps {
   /** Null: mails can't go anywhere and wait in the outbox. */
   mailer: Mailer | null;
   stripe: StripeClient;
+  /** Null where nothing is sold: there is no STRIPE_SECRET_KEY. */
+  sales: StripeSales | null;
+  /** What is sold; null as above. */
+  catalog: StripeCatalog | null;
   passwords: Passwords;
   localCounts: LocalCounts;
   metrics: Metrics;
@@ -102,10 +108,16 @@ export function createDeps(config: Config, log: Log): Deps {
     mailer,
     passwords: createPasswords(createCommonPasswords()),
     stripe: createStripeClient(config),
+    ...openShop(config),
     localCounts: createLocalCounts(),
     metrics: createMetrics(),
     loopDelay,
     onClose,
     close,
   };
+}
+
+function openShop(config: Config): Pick<Deps, "sales" | "catalog"> {
+  const stripe = openStripe(config);
+  return { sales: stripe && createStripeSales(stripe), catalog: stripe && createStripeCatalog(stripe) };
 }

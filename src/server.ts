@@ -18,6 +18,8 @@ import { docsRoutes } from "./routes/docs.ts";
 import { metricsRoutes } from "./routes/metrics.ts";
 import { socialAuthRoutes } from "./routes/socialAuth.ts";
 import { sessionRoutes } from "./routes/sessions.ts";
+import { returnPage } from "./routes/returnPage.ts";
+import { subscriptionRoutes } from "./routes/subscription.ts";
 import { systemRoutes } from "./routes/system.ts";
 import { userRoutes } from "./routes/user.ts";
 import type { ChatHub } from "./services/chatHub.ts";
@@ -51,12 +53,14 @@ export function createServer(deps: Deps, hub: ChatHub, engine: Starter, isDraini
   authMailRoutes(router, deps);
   docsRoutes(app, specs);
   chatRoute(app);
+  returnPage(app);
 
   // Signed-in users
   sessionRoutes(router, deps);
   userRoutes(router, deps);
   assistantRoutes(router, deps, hub, engine);
   accountRoutes(router, deps);
+  subscriptionRoutes(router, deps);
 
   // Operators
   metricsRoutes(router, deps, hub);

@@ -1,5 +1,6 @@
-import Stripe from "stripe";
-import { isLiveKey, unlessMissing } from "./stripeSales.ts";
+import { createHash } from "node:crypto";
+import type Stripe from "stripe";
+import { unlessMissing } from "./stripeSales.ts";
 
 /** A call to Stripe; what takes longer has failed. */
 const CALL_MS = 20_000;
@@ -27,10 +28,9 @@ export interface PortalProduct {
 /** What is sold at Stripe: products, prices, and what people may do in the portal. Rejects with Stripe's own errors. */
 export type StripeCatalog = ReturnType<typeof createStripeCatalog>;
 
-export function createStripeCatalog(stripe: Stripe, secretKey: string) {
+export function createStripeCatalog(stripe: Stripe) {
   const limits = { timeout: CALL_MS };
   return {
-    livemode: isLiveKey(secretKey),
     ...productCalls(stripe, limits),
     ...priceCalls(stripe, limits),
     ...portalCalls(stripe, limits),
@@ -115,20 +115,18 @@ const MARK = "reef_portal";
 
 function portalCalls(stripe: Stripe, limits: Limits) {
   return {
-    /** Makes or changes Reef's own settings of the portal. `mark` names their content. */
-    async ensurePortal(input: {
-      products: PortalProduct[];
-      mark: string;
-    }): Promise<{ id: string; was: "changed" | "found" | "made" }> {
+    /** Makes or changes Reef's own settings of the portal; their metadata say which content they have. */
+    async ensurePortal(products: PortalProduct[]): Promise<{ id: string; was: "changed" | "found" | "made" }> {
       const features: Stripe.BillingPortal.ConfigurationCreateParams.Features = {
         invoice_history: { enabled: true },
         payment_method_update: { enabled: true },
         subscription_cancel: { enabled: true, mode: "at_period_end" },
-        subscription_update: { ...CHANGES, products: input.products },
+        subscription_update: { ...CHANGES, products },
       };
-      const metadata = { [MARK]: input.mark };
+      const mark = createHash("sha256").update(JSON.stringify(features)).digest("hex").slice(0, 16);
+      const metadata = { [MARK]: mark };
       const found = await findPortal(stripe, limits);
-      if (found?.metadata?.[MARK] === input.mark) return { id: found.id, was: "found" };
+      if (found?.metadata?.[MARK] === mark) return { id: found.id, was: "found" };
       if (found) {
         await stripe.billingPortal.configurations.update(found.id, { features, metadata }, limits);
         return { id: found.id, was: "changed" };

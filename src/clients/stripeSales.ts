@@ -31,10 +31,9 @@ export type StripeSales = ReturnType<typeof createStripeSales>;
 /** The calls of one piece of work, each within what is left of its time. */
 export type SalesCalls = ReturnType<StripeSales["within"]>;
 
-/** `leftMs` is asked before each call and may throw. The key says which mode all of it is in. */
-export function createStripeSales(stripe: Stripe, secretKey: string) {
+/** `leftMs` is asked before each call and may throw. */
+export function createStripeSales(stripe: Stripe) {
   return {
-    livemode: isLiveKey(secretKey),
     within(leftMs: () => number) {
       const limits = () => ({ timeout: Math.max(1, Math.min(CALL_MS, leftMs())) });
       return {
@@ -47,11 +46,6 @@ export function createStripeSales(stripe: Stripe, secretKey: string) {
 }
 
 type Limits = () => { timeout: number };
-
-/** Secret and restricted keys say it in their name; what is neither can only be a test's. */
-export function isLiveKey(secretKey: string): boolean {
-  return /^(sk|rk)_live_/.test(secretKey);
-}
 
 function customerCalls(stripe: Stripe, limits: Limits) {
   return {

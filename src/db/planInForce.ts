@@ -1,31 +1,4 @@
 import type { Queryable } from "./connect.ts";
-import type { BillingCycle } from "./stripePrices.ts";
-
-export type StripeStatus =
-  | "incomplete"
-  | "incomplete_expired"
-  | "trialing"
-  | "active"
-  | "past_due"
-  | "unpaid"
-  | "paused"
-  | "canceled";
-
-/** What a person pays for at Stripe, as it was last fetched. */
-export interface PaidSubscription {
-  stripeSubscriptionId: string;
-  plan: string;
-  status: StripeStatus;
-  billingCycle: BillingCycle | null;
-  currentPeriodEnd: Date | null;
-  cancelAtPeriodEnd: boolean;
-  cancelAt: Date | null;
-  pastDueSince: Date | null;
-  graceUntil: Date | null;
-  dueMicroUsd: number | null;
-  payUrl: string | null;
-  createdAt: Date;
-}
 
 /** Where the plan in force comes from. */
 export interface PlanInForce {
@@ -37,14 +10,6 @@ export interface PlanInForce {
   checkoutOpen: boolean;
   /** The person was on Stripe's pages within the last hour. */
   wasAtStripe: boolean;
-}
-
-export async function findPaidSubscription(sql: Queryable, userId: string): Promise<PaidSubscription | null> {
-  const [row] = await sql<PaidSubscription[]>`
-    select stripe_subscription_id, plan, status, billing_cycle, current_period_end, cancel_at_period_end, cancel_at,
-      past_due_since, grace_until, due_micro_usd, pay_url, created_at
-    from subscriptions where user_id = ${userId} and source = 'stripe' and stripe_subscription_id is not null`;
-  return row ?? null;
 }
 
 /** The plan in force, the row it comes from, and whether something may have changed at Stripe just now. */

@@ -3,15 +3,16 @@ import type { Queryable } from "./connect.ts";
 /** A person as Stripe knows them, and the one checkout that may be open. */
 export interface StripeCustomer {
   customerId: string;
+  /** Stripe says that this customer was deleted there. */
+  gone: boolean;
   checkoutSessionId: string | null;
-  checkoutUrl: string | null;
   checkoutPriceId: string | null;
   checkoutExpiresAt: Date | null;
 }
 
 export async function findStripeCustomer(sql: Queryable, userId: string): Promise<StripeCustomer | null> {
   const [row] = await sql<StripeCustomer[]>`
-    select customer_id, checkout_session_id, checkout_url, checkout_price_id, checkout_expires_at
+    select customer_id, gone_at is not null as gone, checkout_session_id, checkout_price_id, checkout_expires_at
     from stripe_customers where user_id = ${userId}`;
   return row ?? null;
 }
@@ -35,8 +36,8 @@ export async function replaceStripeCustomer(
 ): Promise<string> {
   const [row] = await sql<{ customerId: string }[]>`
     with replaced as (
-      update stripe_customers set customer_id = ${input.customerId}, fetched_at = null, checkout_session_id = null,
-        checkout_url = null, checkout_price_id = null, checkout_expires_at = null
+      update stripe_customers set customer_id = ${input.customerId}, gone_at = null, fetched_at = null, asked_at = null,
+        checkout_session_id = null, checkout_url = null, checkout_price_id = null, checkout_expires_at = null
       where user_id = ${input.userId} and customer_id = ${input.gone} returning customer_id)
     select customer_id from replaced
     union all select customer_id from stripe_customers
