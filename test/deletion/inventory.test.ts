@@ -13,12 +13,12 @@ let reef: TestReef;
 let stripe: FakeStripe;
 
 beforeAll(async () => {
-  stripe = startFakeStripe();
-  reef = await startTestReef({ STRIPE_SECRET_KEY: "sk_test_x", STRIPE_API_BASE: stripe.url });
+  stripe = await startFakeStripe();
+  reef = await startTestReef({ STRIPE_SECRET_KEY: stripe.secretKey, STRIPE_API_BASE: stripe.apiBase });
 });
 afterAll(async () => {
   await reef.stop();
-  await stripe.stop();
+  await stripe.close();
 });
 
 /** Columns of a user's rows that hold what the program chose: ids, states, names of things. */
@@ -107,7 +107,7 @@ test("whoever leaves is found nowhere: rows, keys, files, logs; the neighbour is
   const user = await makeUser(reef);
   const neighbour = await makeUser(reef);
   await sql`insert into subscriptions (user_id, plan, source, stripe_subscription_id) values (${user.id}, 'pro', 'stripe', ${`sub_${PHRASE}`})`;
-  stripe.subscriptions.set(`sub_${PHRASE}`, "active");
+  stripe.plantSubscription(`sub_${PHRASE}`);
   const agents = [await makeAssistant(user), await makeAssistant(user)];
   const near = await makeAssistant(neighbour);
   for (const { agent_id } of agents) await talk(user, agent_id, `remember ${PHRASE}`);
@@ -149,7 +149,7 @@ test("whoever leaves is found nowhere: rows, keys, files, logs; the neighbour is
   expect(await searchRedis(reef.env["REDIS_URL"]!, words)).toEqual([]);
   expect(searchFiles(reef.dir, words)).toEqual([]);
   expect(reef.logs.filter((line) => line.includes(PHRASE) || line.includes(user.email))).toEqual([]);
-  expect(stripe.subscriptions.get(`sub_${PHRASE}`)).toBe("canceled");
+  expect(stripe.statusOf(`sub_${PHRASE}`)).toBe("canceled");
   expect(await takeSnapshot(sql, reef.dir, neighbour.id, [near.agent_id])).toBe(before);
   const findings = await checkInvariants(reef.deps, { patienceMs: 20_000, timeoutMs: 10_000 });
   expect(findings.filter((finding) => finding.status !== "ok")).toEqual([]);

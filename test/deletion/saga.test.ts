@@ -31,14 +31,14 @@ const running = new Set<Loop>();
 
 // The processes have gone; what they would do is done here, by loops that can be held and let go of in mid-step.
 beforeAll(async () => {
-  stripe = startFakeStripe();
+  stripe = await startFakeStripe();
   apple = await startFakeIdentityProvider("apple");
-  reef = await startTestReef({ ...apple.env, STRIPE_SECRET_KEY: "sk_test_x", STRIPE_API_BASE: stripe.url });
+  reef = await startTestReef({ ...apple.env, STRIPE_SECRET_KEY: stripe.secretKey, STRIPE_API_BASE: stripe.apiBase });
   for (let n = 0; n < STEPS.length * 2 + 7; n++) {
     const user = await makeUser(reef);
     const subscription = `sub_${user.id}`;
     await makeAssistant(user);
-    stripe.subscriptions.set(subscription, "active");
+    stripe.plantSubscription(subscription);
     await reef.sql`insert into subscriptions (user_id, plan, source, stripe_subscription_id)
       values (${user.id}, 'pro', 'stripe', ${subscription})`;
     const refreshToken = `token of ${user.id}`;
@@ -60,7 +60,7 @@ afterAll(async () => {
   for (const one of close) await one();
   await deps.close();
   await reef.stop();
-  await stripe.stop();
+  await stripe.close();
   await apple.stop();
 });
 
@@ -96,7 +96,7 @@ const passTime = (user: TestUser) =>
 async function expectGone({ user, subscription }: { user: TestUser; subscription: string }): Promise<void> {
   expect(await rowOf(user)).toEqual({ step: "done", attempts: 0, lastError: null, recipient: null });
   expect(await listTablesOf(deps.sql, user.id)).toEqual(["account_deletions"]);
-  expect(stripe.subscriptions.get(subscription)).toBe("canceled");
+  expect(stripe.statusOf(subscription)).toBe("canceled");
   expect(apple.refreshTokens.get(`token of ${user.id}`)?.live).toBe(false);
   const mails = await deps.sql`select 1 from outbox where recipient = ${user.email} and template = 'deletion-finished'`;
   expect(mails.length).toBe(1);
@@ -146,7 +146,7 @@ for (const step of STEPS) {
 test("money first: while Stripe fails nothing else is done, nobody else waits, and nothing secret is kept", async () => {
   const [person, free] = [next(), next()];
   await deps.sql`delete from subscriptions where user_id = ${free.user.id}`;
-  stripe.broken = true;
+  stripe.fault = () => ({ status: 500 });
   const loop = start();
   await ask(person.user);
   await until("it has failed", async () => (await rowOf(person.user)).attempts >= 1);
@@ -156,20 +156,22 @@ test("money first: while Stripe fails nothing else is done, nobody else waits, a
   expect((await rowOf(person.user)).lastError).toMatch(/^Error\w* |^Stripe\w+( \d+)?$/);
   const [assistant] = await deps.sql`select status from assistants where user_id = ${person.user.id}`;
   expect(assistant!["status"]).toBe("active");
-  stripe.broken = false;
+  stripe.fault = null;
   await passTime(person.user);
   loop.wake();
   await reaches(person.user, "done");
   await expectGone(person);
   // Stripe repeats its answer to a key for a day: each try after a failure has a key of its own.
-  const keys = stripe.cancels.filter(({ id }) => id === person.subscription).map(({ key }) => key);
+  const keys = stripe.requests
+    .filter(({ method, path }) => method === "DELETE" && path.endsWith(`/${person.subscription}`))
+    .map(({ idempotencyKey }) => idempotencyKey);
   expect([keys.length >= 2, new Set(keys).size]).toEqual([true, keys.length]);
   await stop(loop);
 }, 40_000);
 
 test("a subscription that is cancelled or unknown already is done", async () => {
   const person = next();
-  stripe.subscriptions.set(person.subscription, "canceled");
+  stripe.cancelNow(person.subscription);
   const loop = start();
   await ask(person.user);
   await reaches(person.user, "done");
