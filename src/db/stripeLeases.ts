@@ -30,6 +30,14 @@ export async function findStripeLease(
   return row ?? null;
 }
 
-export async function releaseStripeLease(sql: Queryable, input: { userId: string; token: string }): Promise<void> {
-  await sql`delete from stripe_leases where user_id = ${input.userId} and token = ${input.token}`;
+/**
+ * Lets go of the lease. What was not `seen` to its end leaves its row behind, as a sign that Stripe may know of something
+ * that we don't.
+ */
+export async function releaseStripeLease(
+  sql: Queryable,
+  { userId, token, seen }: { userId: string; token: string; seen: boolean },
+): Promise<void> {
+  if (seen) await sql`delete from stripe_leases where user_id = ${userId} and token = ${token}`;
+  else await sql`update stripe_leases set until = now() where user_id = ${userId} and token = ${token}`;
 }

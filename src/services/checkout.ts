@@ -61,7 +61,7 @@ export async function openCheckout(
     throw renderFailure(deps, userId, error);
   });
   if (given !== null) return given;
-  return withStripe(deps, { userId, active: true }, async (lease) => {
+  return withStripe(deps, userId, async (lease) => {
     const sale = { deps, lease, price, calls: sales.within(lease.leftMs) };
     let customerId = await ensureCustomer(deps, sale.calls, userId);
     for (let round = 0; round < ROUNDS; round++) {

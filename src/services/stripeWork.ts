@@ -40,22 +40,35 @@ export function requireSales(deps: Pick<Deps, "sales">): StripeSales {
 }
 
 /**
- * Does a piece of work at Stripe for a user that nobody else does meanwhile. `active`: only for a user who is. Throws
- * `billing_unavailable` when Stripe does not do its part or somebody else takes too long, `account_suspended`.
+ * Does a piece of work at Stripe for an active user that nobody else does meanwhile. Throws `billing_unavailable` when
+ * Stripe does not do its part or somebody else takes too long, `account_suspended`.
  */
 export async function withStripe<T>(
   deps: Pick<Deps, "sql" | "log">,
+  userId: string,
+  work: (lease: StripeLease) => Promise<T>,
+): Promise<T> {
+  return withStripeLease(deps, { userId, active: true }, work).catch((error: unknown) => {
+    throw renderFailure(deps, userId, error);
+  });
+}
+
+/** The same with Stripe's own errors; `active` false: also for a user who is leaving. */
+export async function withStripeLease<T>(
+  deps: Pick<Deps, "sql">,
   input: { userId: string; active: boolean },
   work: (lease: StripeLease) => Promise<T>,
 ): Promise<T> {
-  const { userId } = input;
   const lease = await waitForLease(deps, input);
+  const release = (seen: boolean) =>
+    releaseStripeLease(deps.sql, { userId: input.userId, token: lease.token, seen }).catch(() => undefined);
   try {
-    return await work(lease);
+    const result = await work(lease);
+    await release(true);
+    return result;
   } catch (error) {
-    throw renderFailure(deps, userId, error);
-  } finally {
-    await releaseStripeLease(deps.sql, { userId, token: lease.token }).catch(() => undefined);
+    await release(error instanceof AppError && error.code !== "billing_unavailable");
+    throw error;
   }
 }
 

@@ -25,7 +25,7 @@ export async function openPortal(deps: Deps, actor: Identity): Promise<string> {
   if (!customer || customer.gone) throw new AppError("no_subscription");
   const configurationId = await findPortal(deps.sql, deps.stripe.isLive);
   if (configurationId === null) throw notSynced(deps);
-  return withStripe(deps, { userId, active: true }, async (lease) => {
+  return withStripe(deps, userId, async (lease) => {
     const { customerId } = customer;
     const returnUrl = appLink(deps.config.APP_URL, "subscription?portal=done");
     const url = await sales
@@ -59,7 +59,7 @@ async function change(
   await countBilling(deps, userId);
   const customer = await findStripeCustomer(deps.sql, userId);
   if (!customer) throw new AppError("no_subscription");
-  return withStripe(deps, { userId, active: true }, async (lease) => {
+  return withStripe(deps, userId, async (lease) => {
     const calls = sales.within(lease.leftMs);
     // The row may be older than what the person has just bought.
     await syncNow(deps, lease, customer.customerId);
