@@ -65,7 +65,7 @@ function priceCalls(stripe: Stripe, limits: Limits) {
     /** All of a product's, archived ones too; none of a product that is not there. */
     async listPricesOf(productId: string): Promise<CatalogPrice[]> {
       const found: CatalogPrice[] = [];
-      for (let after: string | undefined; ; ) {
+      for (let after: string | undefined; ;) {
         const paging = after === undefined ? {} : { starting_after: after };
         const page = await stripe.prices.list({ product: productId, limit: 100, ...paging }, limits);
         found.push(...page.data.map(toCatalogPrice));
@@ -138,7 +138,7 @@ function portalCalls(stripe: Stripe, limits: Limits) {
 }
 
 async function findPortal(stripe: Stripe, limits: Limits): Promise<Stripe.BillingPortal.Configuration | null> {
-  for (let after: string | undefined; ; ) {
+  for (let after: string | undefined; ;) {
     const paging = after === undefined ? {} : { starting_after: after };
     const page = await stripe.billingPortal.configurations.list({ active: true, limit: 100, ...paging }, limits);
     const found = page.data.find(({ metadata }) => metadata?.[MARK] !== undefined);

@@ -52,7 +52,7 @@ function customerCalls(stripe: Stripe, limits: Limits) {
     /** Customers with this address that were made for this user, the oldest first. */
     async findCustomers(who: { email: string; userId: string }): Promise<string[]> {
       const found: string[] = [];
-      for (let after: string | undefined, seen = 0; seen < CUSTOMERS_AT_MOST; ) {
+      for (let after: string | undefined, seen = 0; seen < CUSTOMERS_AT_MOST;) {
         const page = await stripe.customers.list(
           { email: who.email, limit: 100, ...(after === undefined ? {} : { starting_after: after }) },
           limits(),
@@ -98,10 +98,7 @@ function checkoutCalls(stripe: Stripe, limits: Limits) {
       return session && toOpenCheckout(session);
     },
     async listOpenCheckouts(customerId: string): Promise<OpenCheckout[]> {
-      const page = await stripe.checkout.sessions.list(
-        { customer: customerId, status: "open", limit: 100 },
-        limits(),
-      );
+      const page = await stripe.checkout.sessions.list({ customer: customerId, status: "open", limit: 100 }, limits());
       return page.data.map(toOpenCheckout).filter((checkout) => checkout !== null);
     },
     /** Takes a checkout back; one that is not open any more is no error. */

@@ -52,10 +52,7 @@ export async function findCurrentPrice(
 }
 
 /** Every price that was ever sold in a mode. */
-export async function listPrices(
-  sql: Queryable,
-  livemode: boolean,
-): Promise<(StripePrice & { current: boolean })[]> {
+export async function listPrices(sql: Queryable, livemode: boolean): Promise<(StripePrice & { current: boolean })[]> {
   return sql<(StripePrice & { current: boolean })[]>`
     select ${columns(sql)}, current from stripe_prices where livemode = ${livemode} order by plan, cycle, created_at`;
 }
@@ -80,10 +77,7 @@ export async function findPortal(sql: Queryable, livemode: boolean): Promise<str
   return row?.configurationId ?? null;
 }
 
-export async function savePortal(
-  sql: Queryable,
-  input: { livemode: boolean; configurationId: string },
-): Promise<void> {
+export async function savePortal(sql: Queryable, input: { livemode: boolean; configurationId: string }): Promise<void> {
   await sql`
     insert into stripe_portals (livemode, configuration_id) values (${input.livemode}, ${input.configurationId})
     on conflict (livemode) do update set configuration_id = excluded.configuration_id`;

@@ -1,7 +1,8 @@
 import { marked, type Token, type Tokens } from "marked";
 
 /** What nobody can say: emoji with their joiners and selectors, and control characters. */
-const UNSPEAKABLE = /[\p{Extended_Pictographic}\u{1F1E6}-\u{1F1FF}\u{1F3FB}-\u{1F3FF}\u200d\ufe0f\u20e3]|[^\P{Cc}\n\t]/gu;
+const UNSPEAKABLE =
+  /[\p{Extended_Pictographic}\u{1F1E6}-\u{1F1FF}\u{1F3FB}-\u{1F3FF}\u200d\ufe0f\u20e3]|[^\P{Cc}\n\t]/gu;
 
 /**
  * A text as it is to be spoken: Markdown by its words, links by theirs, no code blocks, no emoji, no bare addresses but

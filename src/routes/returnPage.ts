@@ -21,7 +21,10 @@ interface Words {
   text: string;
 }
 const DONE = { title: "Thank you", text: "Your payment went through. The app shows your new plan in a moment." };
-const CANCELLED = { title: "Nothing was bought", text: "You were not charged. You can choose a plan again in the app." };
+const CANCELLED = {
+  title: "Nothing was bought",
+  text: "You were not charged. You can choose a plan again in the app.",
+};
 const BACK = { title: "Your subscription", text: "The app shows it as it stands now." };
 
 /**

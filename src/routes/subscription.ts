@@ -2,7 +2,13 @@ import type { z } from "zod";
 import type { Deps } from "../deps.ts";
 import type { Router } from "../http/env.ts";
 import { renderUsd } from "../lib/money.ts";
-import { checkoutBody, checkoutSchema, plansSchema, portalSchema, subscriptionSchema } from "../protocol/subscription.ts";
+import {
+  checkoutBody,
+  checkoutSchema,
+  plansSchema,
+  portalSchema,
+  subscriptionSchema,
+} from "../protocol/subscription.ts";
 import { isEnding, isLiving, openCheckout } from "../services/checkout.ts";
 import { readPlans, readSubscription, type SubscriptionView } from "../services/subscription.ts";
 import { cancelSubscription, openPortal, resumeSubscription } from "../services/subscriptionChanges.ts";

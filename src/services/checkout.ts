@@ -84,10 +84,7 @@ interface Sale {
   price: StripePrice;
 }
 
-async function getPrice(
-  deps: Deps,
-  { plan, cycle }: { plan: string; cycle: BillingCycle },
-): Promise<StripePrice> {
+async function getPrice(deps: Deps, { plan, cycle }: { plan: string; cycle: BillingCycle }): Promise<StripePrice> {
   const paidPlans = (await listPlans(deps.sql, null)).filter((one) => one.priceMonthMicroUsd > 0);
   if (!paidPlans.some((one) => one.plan === plan)) {
     const names = paidPlans.map((one) => one.plan).join(", ");
@@ -112,7 +109,8 @@ async function findGivenCheckout(
   price: StripePrice,
 ): Promise<string | null> {
   const customer = await findStripeCustomer(sql, userId);
-  if (customer === null || customer.checkoutSessionId === null || customer.checkoutPriceId !== price.priceId) return null;
+  if (customer === null || customer.checkoutSessionId === null || customer.checkoutPriceId !== price.priceId)
+    return null;
   if (isLiving(await findPaid(sql, userId))) return null;
   const checkout = await sales.within(() => LOOK_MS).findOpenCheckout(customer.checkoutSessionId);
   return checkout && hasTime(checkout) ? checkout.url : null;

@@ -142,14 +142,16 @@ class SpeechLedger {
     const { deps, speech } = this;
     const { userId, key, model, amounts, secondsBefore = 0 } = speech;
     const bytes = Buffer.concat(this.chunks);
-    const durationSeconds = (bytes.length === 0 ? 0 : await measureSpeech(bytes, speech.format)) ?? amounts.voiceOutputSeconds;
+    const durationSeconds =
+      (bytes.length === 0 ? 0 : await measureSpeech(bytes, speech.format)) ?? amounts.voiceOutputSeconds;
     const share = how === "whole" ? 1 : Math.min(1, durationSeconds / amounts.voiceOutputSeconds);
     const ttsCharacters = Math.ceil(amounts.ttsCharacters * share);
     const voiceOutputSeconds = Math.ceil(secondsBefore + durationSeconds) - Math.ceil(secondsBefore);
     const costMicroUsd = estimateCost(deps.config.PRICES, model, { characters: ttsCharacters });
     const cost = { model, inputTokens: null, outputTokens: null, costMicroUsd };
     const actual = { ttsCharacters, voiceOutputSeconds };
-    const settling = how === "failed" ? { status: "released" as const } : { status: "committed" as const, actual, cost };
+    const settling =
+      how === "failed" ? { status: "released" as const } : { status: "committed" as const, actual, cost };
     await deps.sql
       .begin((sql) => settleUsage(deps, sql, { userId, key, ...settling }))
       .catch((err: unknown) => deps.log.warn({ err, user_id: userId }, "a reservation waits for its end"));

@@ -106,7 +106,9 @@ async function ensurePrices(
 
 function isAsWanted(price: CatalogPrice, { lookupKey, cents, cycle }: Wanted): boolean {
   const { active, currency, interval } = price;
-  return price.lookupKey === lookupKey && active && currency === "usd" && price.cents === cents && interval === CYCLES[cycle];
+  return (
+    price.lookupKey === lookupKey && active && currency === "usd" && price.cents === cents && interval === CYCLES[cycle]
+  );
 }
 
 async function makePrice(catalog: StripeCatalog, productId: string, one: Wanted, say: Say): Promise<CatalogPrice> {
@@ -156,10 +158,12 @@ async function ensurePortal(
   current: CatalogPrice[],
   say: Say,
 ): Promise<void> {
-  const products: PortalProduct[] = [...Map.groupBy(current, ({ productId }) => productId)].map(([product, prices]) => ({
-    product,
-    prices: prices.map(({ id }) => id),
-  }));
+  const products: PortalProduct[] = [...Map.groupBy(current, ({ productId }) => productId)].map(
+    ([product, prices]) => ({
+      product,
+      prices: prices.map(({ id }) => id),
+    }),
+  );
   const livemode = stripe.isLive;
   const { id, was } = await catalog.ensurePortal(products);
   if (was !== "found") say(`portal: its settings ${id} ${was}`);

@@ -22,9 +22,7 @@ export interface SubscriptionView {
 }
 
 /** All plans, and whether each can be bought here now. */
-export async function readPlans(
-  deps: Pick<Deps, "sql" | "stripe">,
-): Promise<(PlanForSale & { available: boolean })[]> {
+export async function readPlans(deps: Pick<Deps, "sql" | "stripe">): Promise<(PlanForSale & { available: boolean })[]> {
   const { isConfigured, isLive } = deps.stripe;
   const plans = await listPlans(deps.sql, isConfigured ? isLive : null);
   return plans.map((plan) => ({ ...plan, available: plan.priceMonthMicroUsd === 0 || plan.priced }));
