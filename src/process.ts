@@ -15,7 +15,10 @@ import { startMailSender } from "./services/mailSender.ts";
 import { startDeletions } from "./services/deletion.ts";
 import { startMonitor } from "./services/monitor.ts";
 import { createDatabaseWatch } from "./services/databaseWatch.ts";
+import { startPlanKeeper } from "./services/planKeeper.ts";
+import { startBillingReconciler } from "./services/reconcileBilling.ts";
 import { startReconciler } from "./services/reconciler.ts";
+import { startStripeInbox } from "./services/stripeInbox.ts";
 import { TurnEngine } from "./services/turnEngine.ts";
 import { planChanged, startUsageSweeper } from "./services/usage.ts";
 
@@ -81,6 +84,9 @@ function startParts(deps: Deps) {
     mails: startMailSender(deps),
     deletions: startDeletions(deps),
     reservations: startUsageSweeper(deps),
+    stripeInbox: startStripeInbox(deps),
+    plans: startPlanKeeper(deps),
+    billing: startBillingReconciler(deps),
     watch: createDatabaseWatch(deps),
     resync: startLoop({
       name: "chat resync",
@@ -104,7 +110,12 @@ function hearNotices(deps: Deps, parts: Parts): (notice: Notice) => void {
     stop: () => engine.wakeStops(),
     deletion: () => parts.deletions.wake(),
     mail: () => parts.mails.wake(),
-    plan: (id) => void planChanged(deps, id),
+    stripe: () => parts.stripeInbox.wake(),
+    plan: (id) => {
+      // Devices that are told ask for more at once: they are not to be refused by the old plan.
+      void planChanged(deps, id).then(() => hub.planChanged(id));
+      parts.plans.heard(id);
+    },
     usage: (id) => void hub.usageChanged(id),
     session: (id) => hub.sessionRevoked(id),
     beat: (id) => parts.watch.heard(id),
@@ -129,13 +140,15 @@ function hearNotices(deps: Deps, parts: Parts): (notice: Notice) => void {
 }
 
 /** What was sent while nobody listened is lost: read everything. */
-function catchUp({ engine, reconciler, deletions, resync, mails }: Parts): void {
+function catchUp({ engine, reconciler, deletions, resync, mails, stripeInbox, plans }: Parts): void {
   engine.wake();
   engine.wakeStops();
   reconciler.wake();
   deletions.wake();
   resync.wake();
   mails.wake();
+  stripeInbox.wake();
+  plans.lookAtAll();
 }
 
 function serve({ config, log }: Deps, http: HttpServer, sockets: ChatSockets) {

@@ -22,6 +22,7 @@ import { returnPage } from "./routes/returnPage.ts";
 import { subscriptionRoutes } from "./routes/subscription.ts";
 import { systemRoutes } from "./routes/system.ts";
 import { userRoutes } from "./routes/user.ts";
+import { webhookRoutes } from "./routes/webhooks.ts";
 import type { ChatHub } from "./services/chatHub.ts";
 import type { Starter } from "./services/turnEngine.ts";
 
@@ -51,6 +52,7 @@ export function createServer(deps: Deps, hub: ChatHub, engine: Starter, isDraini
   authRoutes(router, deps);
   socialAuthRoutes(router, deps);
   authMailRoutes(router, deps);
+  webhookRoutes(router, deps);
   docsRoutes(app, specs);
   chatRoute(app);
   returnPage(app);

@@ -13,6 +13,8 @@ export interface Assistant {
   voice: string;
   model: string;
   status: "active" | "paused" | "deleted";
+  /** Paused because the plan has no room for it; comes back with the plan. */
+  pausedByPlan: boolean;
   state: AssistantState;
   stateReason: string | null;
   lastSeq: number;
@@ -24,19 +26,17 @@ export interface Assistant {
 
 const columns = (
   sql: Queryable,
-) => sql`id, user_id, gateway_id, agent_id, display_name, voice, model, status, state, state_reason,
-  last_seq, message_count, last_active_at, created_at, updated_at`;
+) => sql`id, user_id, gateway_id, agent_id, display_name, voice, model, status, paused_by_plan, state,
+  state_reason, last_seq, message_count, last_active_at, created_at, updated_at`;
 
 /**
- * Adds an assistant when the user has fewer than `limit`; null when there is no room. The user's row is locked first,
- * so parallel requests are counted one after the other, and nobody who is leaving gets another one. An id that exists
- * already is returned as it is.
+ * Adds an assistant, with the plan's model, when the user has fewer than the plan gives; null when there is no room. The
+ * user's row is locked first, so that parallel requests and changes of the plan are counted one after the other, and
+ * nobody who is leaving gets another one. An id that exists already is returned as it is.
  */
 export async function createAssistant(
   sql: Queryable,
-  input: Pick<Assistant, "id" | "userId" | "gatewayId" | "agentId" | "displayName" | "voice" | "model"> & {
-    limit: number;
-  },
+  input: Pick<Assistant, "id" | "userId" | "gatewayId" | "agentId" | "displayName" | "voice">,
 ): Promise<Assistant | "inactive" | null> {
   const [user] = await sql`select 1 from users where id = ${input.userId} and status = 'active' for update`;
   if (!user) return "inactive";
@@ -44,8 +44,10 @@ export async function createAssistant(
   if (existing) return existing;
   const [row] = await sql<Assistant[]>`
     insert into assistants (id, user_id, gateway_id, agent_id, display_name, voice, model)
-    select ${input.id}, ${input.userId}, ${input.gatewayId}, ${input.agentId}, ${input.displayName}, ${input.voice}, ${input.model}
-    where (select count(*) from assistants where user_id = ${input.userId} and status <> 'deleted') < ${input.limit}
+    select ${input.id}::uuid, ${input.userId}::uuid, ${input.gatewayId}::text, ${input.agentId}::text,
+      ${input.displayName}::text, ${input.voice}::text, p.chat_model
+    from plan_limits p where p.plan = plan_of(${input.userId})
+      and (select count(*) from assistants where user_id = ${input.userId} and status <> 'deleted') < p.assistants
     returning ${columns(sql)}`;
   if (!row) return null;
   await notify(sql, "gateway", row.gatewayId);
@@ -91,14 +93,15 @@ export async function updateAssistant(
 
 /**
  * Pauses, resumes or deletes. Deleting starts the purge; leaving `active` asks its unfinished turns to stop.
- * Null when it is not this user's or deleted already. Resuming counts as use, so that it wakes.
+ * Null when it is not this user's or deleted already. Resuming counts as use, so that it wakes. What somebody does by
+ * hand stays, whatever becomes of the plan.
  */
 export async function setAssistantStatus(
   sql: Queryable,
   input: { userId: string; id: string; status: Assistant["status"] },
 ): Promise<Assistant | null> {
   const [row] = await sql<Assistant[]>`
-    update assistants set status = ${input.status}, updated_at = now(),
+    update assistants set status = ${input.status}, paused_by_plan = false, updated_at = now(),
       last_used_at = case when ${input.status} = 'active' then now() else last_used_at end,
       purge_step = case when ${input.status} = 'deleted' then 'stopping' end
     where id = ${input.id} and user_id = ${input.userId} and status <> 'deleted'
@@ -130,10 +133,12 @@ export async function notifyGatewaysOf(sql: Queryable, userId: string): Promise<
   for (const { gatewayId } of rows) await notify(sql, "gateway", gatewayId);
 }
 
-/** How far conversations have come: to find those of which something was missed. Ids, numbers and states only. */
+/** How far conversations have come: to find those of which something was missed. Ids, numbers, states and plans only. */
 export async function listConversationHeads(
   sql: Queryable,
   ids: string[],
-): Promise<Pick<Assistant, "id" | "lastSeq" | "state">[]> {
-  return sql`select id, last_seq, state from assistants where id = any(${ids}::uuid[]) and status <> 'deleted'`;
+): Promise<(Pick<Assistant, "id" | "lastSeq" | "state"> & { plan: string })[]> {
+  return sql`
+    select a.id, a.last_seq, a.state, u.applied_plan as plan from assistants a join users u on u.id = a.user_id
+    where a.id = any(${ids}::uuid[]) and a.status <> 'deleted'`;
 }

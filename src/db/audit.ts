@@ -24,6 +24,10 @@ export const AUDIT_ACTIONS = [
   "session.logout",
   "session.token_reuse",
   "session.ended_by_operator",
+  "subscription.changed",
+  "subscription.granted",
+  "subscription.grant_ended",
+  "subscription.disputed",
   "operator.token_created",
   "operator.token_revoked",
   "operator.token_refused",
@@ -31,7 +35,7 @@ export const AUDIT_ACTIONS = [
 ] as const;
 export type AuditAction = (typeof AUDIT_ACTIONS)[number];
 
-/** One audited act. `actor`: `user:<id>`, `operator:<name>`, `job:<name>` or `unknown`. */
+/** One audited act. `actor`: `user:<id>`, `operator:<name>`, `job:<name>`, `stripe` or `unknown`. */
 export interface AuditEntry {
   id: string;
   at: Date;

@@ -201,8 +201,47 @@ export function checkDeletedRows(sql: Queryable): Promise<Tally> {
 const userRows = (sql: Queryable) => sql`
   select id as user_id from users union select user_id from assistants union select user_id from turns
   union select user_id from messages union select user_id from usage_logs union select user_id from daily_usage
-  union select user_id from idempotency_keys union select user_id from subscriptions union select user_id from identities
+  union select user_id from idempotency_keys union select user_id from subscriptions union select user_id from stripe_customers
+  union select user_id from identities
   union select user_id from one_time_tokens union select user_id from outbox union select user_id from refresh_tokens`;
+
+/** An event of Stripe's may wait, but not longer than this. */
+export function checkStripeInbox(sql: Queryable, input: { seconds: number }): Promise<Tally> {
+  return tally(
+    sql,
+    sql`select id, processed_at is not null or received_at > now() - make_interval(secs => ${input.seconds}) as ok
+      from stripe_events`,
+  );
+}
+
+/** Who is leaving is told nothing any more. */
+export function checkAppliedPlans(sql: Queryable): Promise<Tally> {
+  return tally(
+    sql,
+    sql`select id, applied_plan = plan_of(id) as ok from users u
+      where status <> 'deleting' and (applied_plan <> 'free' or id in (select user_id from subscriptions))`,
+  );
+}
+
+/** Active ones; what is paused costs nothing. */
+export function checkAssistantNumbers(sql: Queryable): Promise<Tally> {
+  return tally(
+    sql,
+    sql`select a.user_id as id, a.n <= p.assistants as ok
+      from (select user_id, count(*) as n from assistants where status = 'active' group by user_id) a
+      join users u on u.id = a.user_id and u.status <> 'deleting'
+      join plan_limits p on p.plan = plan_of(a.user_id)`,
+  );
+}
+
+/** What is sold is sold at one price; the index that sees to it may be lost. */
+export function checkCurrentPrices(sql: Queryable): Promise<Tally> {
+  return tally(
+    sql,
+    sql`select plan || ' ' || cycle || case when livemode then ' live' else ' test' end as id, count(*) = 1 as ok
+      from stripe_prices where current group by plan, cycle, livemode`,
+  );
+}
 
 /** `agentIds`: who is configured. To be so: awake, active, of an active user; or ending an answer; or being purged. */
 export function checkConfigured(sql: Queryable, input: { gatewayId: string; agentIds: string[] }): Promise<Tally> {

@@ -9,7 +9,8 @@ const CHANNEL = "reef";
  * `turn`: the queue of a gateway changed. `assistant`: its state, settings or status changed. `gateway`: who is to be
  * awake there may have changed. `message`: a row was added to a conversation. `stop`: somebody asked to stop a turn.
  * `session`: a session was revoked. `mail`: the outbox has a new one. `deletion`: an account is to be deleted, or its
- * deletion may go on. `plan`: a user's plan changed (sent by a trigger, whoever changes it). `usage`: a user's day came to a
+ * deletion may go on. `stripe`: the inbox of Stripe's events has a new one. `plan`: a user's plan, or what it rests on,
+ * changed (sent by a trigger, whoever changes it). `usage`: a user's day came to a
  * mark that its devices are told of. `beat`: a process asks whether it still hears (services/databaseWatch.ts).
  */
 const noticeSchema = z.object({
@@ -22,6 +23,7 @@ const noticeSchema = z.object({
     "session",
     "mail",
     "deletion",
+    "stripe",
     "plan",
     "usage",
     "beat",

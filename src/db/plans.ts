@@ -21,3 +21,8 @@ export async function findUpgrade(sql: Queryable, plan: string): Promise<string 
     select plan from plan_limits where rank > (select rank from plan_limits where plan = ${plan}) order by rank limit 1`;
   return row?.plan ?? null;
 }
+
+export async function hasPlan(sql: Queryable, plan: string): Promise<boolean> {
+  const [row] = await sql`select 1 from plan_limits where plan = ${plan}`;
+  return row !== undefined;
+}

@@ -4,12 +4,16 @@ import { ConfigError, loadConfig } from "../config.ts";
 import { createDeps, type Deps } from "../deps.ts";
 import { createLog } from "../lib/log.ts";
 import type { Act, Command } from "./admin/command.ts";
+import { billingCommands } from "./admin/billing.ts";
+import { grantCommands } from "./admin/grants.ts";
 import { stripeCommands } from "./admin/stripe.ts";
 import { tokenCommands } from "./admin/tokens.ts";
 
 /** Every command by its words. */
 const commands: Record<string, Command> = {
   ...tokenCommands,
+  ...grantCommands,
+  ...billingCommands,
   ...stripeCommands,
 };
 

@@ -114,3 +114,12 @@ export class AppError extends Error {
     return ERRORS[this.code].status;
   }
 }
+
+/** What went wrong, by names and codes: a message of somebody else's may hold anything. */
+export function describeError(error: unknown): string {
+  const { name, type, code, statusCode } = (error ?? {}) as Record<string, unknown>;
+  return [...new Set([type ?? name, code, statusCode])]
+    .filter((part) => typeof part === "string" || typeof part === "number")
+    .join(" ")
+    .slice(0, 100);
+}

@@ -16,6 +16,11 @@ export function createMetrics() {
     frames: createFrameCounts(registry),
     ...createTimings(registry),
     ...createInvariantGauges(registry),
+    billingDrift: new Counter({
+      name: "reef_billing_drift_total",
+      help: "Subscriptions and plans that were not what Stripe said, as the reconciliation found and mended them",
+      registers: [registry],
+    }),
     look: createLookGauges(registry),
   };
 }
@@ -110,6 +115,10 @@ function createLookGauges(registry: Registry) {
     }),
     mails: gauge("reef_mails", "Mails in the outbox: waiting to be sent, or given up (dead)", ["state"]),
     deletions: gauge("reef_account_deletions", "Accounts that are being deleted; late: for more than an hour", ["age"]),
+    stripeEvents: gauge("reef_stripe_events", "Stripe's events that wait to be worked at; failed: have failed before", [
+      "state",
+    ]),
+    stripeEventsOldest: gauge("reef_stripe_events_oldest_seconds", "How long the oldest of them has waited"),
     databaseUp: gauge("reef_database_up", "1: Postgres answered this look"),
     gatewayConnected: gauge("reef_gateway_connected", "1: connected to the gateway"),
     sockets: gauge("reef_chat_sockets", "Devices connected to this process"),

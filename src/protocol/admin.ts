@@ -50,6 +50,14 @@ export const userOverviewSchema = z.object({
       last_active_at: time.nullable(),
     }),
   ),
+  entitlements: z.array(
+    z.object({
+      source: z.enum(["stripe", "grant", "apple", "google"]),
+      plan: z.string(),
+      status: z.string(),
+      current_period_end: time.nullable(),
+    }),
+  ),
   deletion: z
     .object({
       step: z.string(),
@@ -70,6 +78,11 @@ export const suspendBody = z.strictObject({
     .describe("For the audit log"),
 });
 
+export const grantBody = z.strictObject({
+  plan: z.string().min(1).max(30),
+  until: z.iso.datetime({ offset: true }).optional().describe("Without it, until it is ended"),
+});
+
 /** `actions`: the closed list of db/audit.ts. */
 export const auditQueryOf = (actions: readonly [string, ...string[]]) =>
   z.strictObject({ user_id: id.optional(), action: z.enum(actions).optional(), ...paging });
@@ -78,7 +91,7 @@ export const auditSchema = z.object({
     z.object({
       id,
       at: time,
-      actor: z.string().describe("user:…, operator:…, job:… or unknown"),
+      actor: z.string().describe("user:…, operator:…, job:…, stripe or unknown"),
       action: z.string(),
       user_id: id.nullable().describe("On whom"),
       ip: z.string().nullable(),

@@ -25,6 +25,7 @@ export const assistantSchema = z.object({
   voice: z.string(),
   model: z.string(),
   status: z.enum(["active", "paused", "deleted"]),
+  paused_by_plan: z.literal(true).optional().describe("Paused because the plan has no room for it; comes back with it"),
   ready: z.boolean().describe("true: a message is answered without waiting for a wake-up"),
   state: z.enum(["asleep", "waking", "awake", "failed"]),
   state_reason: z.string().optional(),

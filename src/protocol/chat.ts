@@ -34,6 +34,7 @@ export type ServerFrame =
       assistant_id: string;
       last_seq: number;
       state: string;
+      plan: string;
       heartbeat_ms: number;
       limits: {
         message_characters: number;
@@ -57,6 +58,23 @@ export type ServerFrame =
       voice_output_seconds: { used: number; limit: number };
       tts_characters: { used: number; limit: number };
       reset_at: string;
+    }
+  /**
+   * The plan, or what it rests on (a payment that failed, an end that was set), has changed: what it gives from now on.
+   * The rest says GET /api/subscription; which assistants are paused, GET /api/assistants.
+   */
+  | {
+      type: "plan";
+      plan: string;
+      upgrade_to: string | null;
+      limits: {
+        assistants: number;
+        text_messages: number;
+        voice_input_seconds: number;
+        voice_output_seconds: number;
+        tts_characters: number;
+      };
+      voices: string[];
     }
   | { type: "pong" }
   | { type: "disconnected"; reason: string; retry_after_ms: number };

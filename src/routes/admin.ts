@@ -5,6 +5,7 @@ import type { Router } from "../http/env.ts";
 import {
   auditQueryOf,
   auditSchema,
+  grantBody,
   suspendBody,
   userOverviewSchema,
   usersQuery,
@@ -12,9 +13,11 @@ import {
 } from "../protocol/admin.ts";
 import { idParam } from "../protocol/api.ts";
 import {
+  endGrantOf,
   endUserSessions,
   findUsers,
   getUserOverview,
+  grantPlan,
   readAudit,
   restoreUser,
   suspendUser,
@@ -30,9 +33,17 @@ const auditQuery = auditQueryOf(AUDIT_ACTIONS);
 export function adminRoutes(router: Router, deps: Deps): void {
   readRoutes(router, deps);
   actRoutes(router, deps);
+  grantRoutes(router, deps);
 }
 
 const shared = { access: "operator", tag: "Operators" } as const;
+const act = {
+  ...shared,
+  method: "post",
+  params: idParam,
+  responses: { 200: userOverviewSchema },
+  errors: ["user_not_found", "account_deleting"],
+} as const;
 
 function readRoutes(router: Router, deps: Deps): void {
   router.route(
@@ -91,13 +102,6 @@ function readRoutes(router: Router, deps: Deps): void {
 }
 
 function actRoutes(router: Router, deps: Deps): void {
-  const act = {
-    ...shared,
-    method: "post",
-    params: idParam,
-    responses: { 200: userOverviewSchema },
-    errors: ["user_not_found", "account_deleting"],
-  } as const;
   router.route(
     {
       ...act,
@@ -122,11 +126,30 @@ function actRoutes(router: Router, deps: Deps): void {
   );
 }
 
+function grantRoutes(router: Router, deps: Deps): void {
+  const grant = { ...act, path: `${path}/users/:id/grant` } as const;
+  router.route(
+    {
+      ...grant,
+      summary: "Give a user a plan, beside what they pay for; takes the place of an earlier gift",
+      body: grantBody,
+    },
+    async (c, { params, body }) => {
+      const until = body.until === undefined ? null : new Date(body.until);
+      const input = { userId: params.id, grant: { plan: body.plan, until } };
+      return c.json(renderOverview(await grantPlan(deps, c.get("operator"), c.get("origin"), input)));
+    },
+  );
+  router.route({ ...grant, method: "delete", summary: "Take the gift back" }, async (c, { params }) =>
+    c.json(renderOverview(await endGrantOf(deps, c.get("operator"), c.get("origin"), params.id))),
+  );
+}
+
 function renderAccount(user: User) {
   return { ...renderUser(user), status: user.status };
 }
 
-function renderOverview({ user, sessions, usage, assistants, deletion }: UserOverview) {
+function renderOverview({ user, sessions, usage, assistants, entitlements, deletion }: UserOverview) {
   const { type: _, ...today } = renderUsageFrame(usage);
   return {
     user: renderAccount(user),
@@ -141,6 +164,12 @@ function renderOverview({ user, sessions, usage, assistants, deletion }: UserOve
       purge_step: assistant.purgeStep,
       message_count: assistant.messageCount,
       last_active_at: assistant.lastActiveAt?.toISOString() ?? null,
+    })),
+    entitlements: entitlements.map((entitlement) => ({
+      source: entitlement.source,
+      plan: entitlement.plan,
+      status: entitlement.status,
+      current_period_end: entitlement.currentPeriodEnd?.toISOString() ?? null,
     })),
     deletion: deletion && {
       step: deletion.step,

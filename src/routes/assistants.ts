@@ -21,6 +21,7 @@ import {
   createAssistantFor,
   getAssistant,
   listAssistantsOf,
+  resumeAssistantFor,
 } from "../services/assistants.ts";
 import type { ChatHub } from "../services/chatHub.ts";
 import { acceptMessage, readConversation } from "../services/conversations.ts";
@@ -109,9 +110,15 @@ export function assistantRoutes(router: Router, deps: Deps, hub: ChatHub, engine
       c.json(renderAssistant(await changeAssistantStatus(deps, c.get("actor"), params.id, "paused"))),
   );
   router.route(
-    { ...shared, method: "post", path: `${path}/:id/resume`, summary: "Resume a paused assistant", params: idParam },
-    async (c, { params }) =>
-      c.json(renderAssistant(await changeAssistantStatus(deps, c.get("actor"), params.id, "active"))),
+    {
+      ...shared,
+      method: "post",
+      path: `${path}/:id/resume`,
+      summary: "Resume a paused assistant, where the plan has a place for it",
+      params: idParam,
+      errors: ["assistant_not_found", "assistant_limit_reached"],
+    },
+    async (c, { params }) => c.json(renderAssistant(await resumeAssistantFor(deps, c.get("actor"), params.id))),
   );
   messageRoutes(router, deps, hub, engine);
 }
@@ -185,6 +192,7 @@ function renderAssistant(assistant: Assistant): AssistantBody {
     voice: assistant.voice,
     model: assistant.model,
     status: assistant.status,
+    ...(assistant.pausedByPlan ? { paused_by_plan: true } : {}),
     ready: assistant.status === "active" && assistant.state === "awake",
     state: assistant.state,
     ...(assistant.stateReason ? { state_reason: assistant.stateReason } : {}),

@@ -41,7 +41,7 @@ type Opening =
       assistant: Assistant;
       afterSeq: number;
       reset: "too_far_behind" | "ahead" | null;
-      connected: ServerFrame;
+      connected: Extract<ServerFrame, { type: "connected" }>;
       turn: { id: string; seq: number } | null;
       socket: OpenSocket;
     }
@@ -214,13 +214,14 @@ async function prepare(deps: Deps, openSockets: OpenSockets, url: URL, token: st
   }
 }
 
-function renderConnected(deps: Deps, assistant: Assistant, { used, limits, resetAt }: Usage): ServerFrame {
+function renderConnected(deps: Deps, assistant: Assistant, { plan, used, limits, resetAt }: Usage) {
   return {
-    type: "connected",
+    type: "connected" as const,
     agentId: assistant.agentId,
     assistant_id: assistant.id,
     last_seq: assistant.lastSeq,
     state: assistant.state,
+    plan,
     heartbeat_ms: deps.config.CHAT_PING_MS,
     limits: {
       message_characters: MESSAGE_MAX_CHARACTERS,
@@ -235,7 +236,7 @@ function createPeer(
   opening: Extract<Opening, { ok: true }>,
   frames: Deps["metrics"]["frames"],
 ): Peer {
-  const { identity, assistant } = opening;
+  const { identity, assistant, connected } = opening;
   const isSlow = () => ws.getBufferedAmount() > BUFFER_BYTES;
   let slow = false;
   return {
@@ -249,6 +250,7 @@ function createPeer(
     seq: opening.afterSeq,
     turn: null,
     state: assistant.state,
+    plan: connected.plan,
     isSlow,
     send(frame) {
       ws.send(typeof frame === "string" ? frame : JSON.stringify(frame));

@@ -2,12 +2,14 @@ import * as rows from "../db/admin.ts";
 import { insertAudit, listAudit, type AuditAction, type AuditEntry } from "../db/audit.ts";
 import type { Queryable } from "../db/connect.ts";
 import { findDeletion } from "../db/deletions.ts";
+import { listEntitlements, type Entitlement } from "../db/subscriptions.ts";
 import { requestStopOfUser } from "../db/turns.ts";
 import { getUsage, type Usage } from "../db/usage.ts";
 import type { User } from "../db/users.ts";
 import type { Deps } from "../deps.ts";
 import { AppError } from "../lib/errors.ts";
 import { endAccess } from "./access.ts";
+import { giveGrant, takeGrant, type Grant } from "./grants.ts";
 import type { Operator } from "./operators.ts";
 import { revokeAllSessions, type Origin } from "./sessions.ts";
 
@@ -19,6 +21,8 @@ export interface UserOverview {
   sessions: number;
   usage: Usage;
   assistants: rows.AssistantOverview[];
+  /** What they have by whom: payment, gifts. */
+  entitlements: Entitlement[];
   deletion: Awaited<ReturnType<typeof findDeletion>>;
 }
 
@@ -57,6 +61,7 @@ async function readUser(sql: Queryable, userId: string): Promise<UserOverview | 
     sessions: await rows.countSessions(sql, userId),
     usage: await getUsage(sql, userId),
     assistants: await rows.listAssistantOverviews(sql, userId),
+    entitlements: await listEntitlements(sql, userId),
     deletion: await findDeletion(sql, userId),
   };
 }
@@ -112,6 +117,26 @@ export async function endUserSessions(
     const details = { sessions };
     await insertAudit(sql, { ...by(operator, origin, userId), action: "session.ended_by_operator", details });
   });
+}
+
+/** Gives a user a plan (services/grants.ts). Throws `user_not_found`, `account_deleting`, `validation_failed`. */
+export async function grantPlan(
+  deps: SqlDeps,
+  operator: Operator,
+  origin: Origin,
+  input: { userId: string; grant: Grant },
+): Promise<UserOverview> {
+  return actOn(deps, input.userId, (sql) => giveGrant(sql, by(operator, origin, input.userId), input));
+}
+
+/** Takes a gift back; done twice it is done once. Throws `user_not_found`, `account_deleting`. */
+export async function endGrantOf(
+  deps: SqlDeps,
+  operator: Operator,
+  origin: Origin,
+  userId: string,
+): Promise<UserOverview> {
+  return actOn(deps, userId, async (sql) => void (await takeGrant(sql, by(operator, origin, userId), userId)));
 }
 
 /** The audit log, newest first. */

@@ -8,6 +8,7 @@ import {
   type Assistant,
 } from "../db/assistants.ts";
 import { findPlacement } from "../db/gateways.ts";
+import { resumeAssistant } from "../db/planFit.ts";
 import { findUpgrade, getPlanOf } from "../db/plans.ts";
 import type { Deps } from "../deps.ts";
 import { AppError } from "../lib/errors.ts";
@@ -39,19 +40,17 @@ export async function createAssistantFor(
       agentId: newAgentId(),
       displayName: input.displayName,
       voice,
-      model: plan.chatModel,
-      limit: plan.assistants,
     }),
   );
   if (created === "inactive") throw new AppError("account_suspended");
-  if (!created) {
-    throw new AppError("assistant_limit_reached", {
-      limit: plan.assistants,
-      used: plan.assistants,
-      upgrade_to: await findUpgrade(deps.sql, plan.plan),
-    });
-  }
+  if (!created) throw await limitReached(deps, actor);
   return created;
+}
+
+async function limitReached(deps: Pick<Deps, "sql">, actor: Identity): Promise<AppError> {
+  const { plan, assistants } = await getPlanOf(deps.sql, actor.userId);
+  const upgradeTo = await findUpgrade(deps.sql, plan);
+  return new AppError("assistant_limit_reached", { limit: assistants, used: assistants, upgrade_to: upgradeTo });
 }
 
 export async function listAssistantsOf(deps: AssistantDeps, actor: Identity): Promise<Assistant[]> {
@@ -74,12 +73,19 @@ export async function changeAssistant(
   return orNotFound(await updateAssistant(deps.sql, { userId: actor.userId, id, ...input }));
 }
 
-/** Pauses, resumes or deletes; deleting begins the purge, which goes on in the reconciler. Throws `assistant_not_found`. */
+/** Resumes a paused one. Throws `assistant_not_found`, `assistant_limit_reached` when the plan has no place for it. */
+export async function resumeAssistantFor(deps: Pick<Deps, "sql">, actor: Identity, id: string): Promise<Assistant> {
+  const resumed = await deps.sql.begin((sql) => resumeAssistant(sql, { userId: actor.userId, id }));
+  if (resumed === "full") throw await limitReached(deps, actor);
+  return orNotFound(resumed);
+}
+
+/** Pauses or deletes; deleting begins the purge, which goes on in the reconciler. Throws `assistant_not_found`. */
 export async function changeAssistantStatus(
   deps: AssistantDeps,
   actor: Identity,
   id: string,
-  status: Assistant["status"],
+  status: "paused" | "deleted",
 ): Promise<Assistant> {
   return orNotFound(await deps.sql.begin((sql) => setAssistantStatus(sql, { userId: actor.userId, id, status })));
 }

@@ -1,7 +1,7 @@
 import { listConversationHeads, type Assistant } from "../db/assistants.ts";
 import type { Message } from "../db/messages.ts";
 import { listEndedSessions } from "../db/sessions.ts";
-import { getUsage } from "../db/usage.ts";
+import { getAssistantUse, getUsage } from "../db/usage.ts";
 import type { Deps } from "../deps.ts";
 import { sleep } from "../lib/retry.ts";
 import { CLOSE, type ServerFrame } from "../protocol/chat.ts";
@@ -19,7 +19,7 @@ import {
   type RunningTurn,
 } from "./chatRooms.ts";
 import { createKeptText, KEPT_WITHIN_MS, type KeptText } from "./keptText.ts";
-import { renderUsageFrame } from "./usage.ts";
+import { renderPlanFrame, renderUsageFrame } from "./usage.ts";
 
 type HubDeps = Pick<Deps, "sql" | "redis" | "subscriber" | "log" | "clock" | "config" | "processId" | "onClose">;
 
@@ -158,6 +158,23 @@ export class ChatHub {
     if (usage) for (const room of rooms) broadcast(room, renderUsageFrame(usage), undefined);
   }
 
+  /** A user's plan, or what it rests on, has changed: their devices here are told. */
+  async planChanged(userId: string): Promise<void> {
+    const peers = this.peers().filter((peer) => peer.userId === userId);
+    if (peers.length === 0) return;
+    const { sql } = this.deps;
+    const seen = await Promise.all([getUsage(sql, userId), getAssistantUse(sql, userId)]).catch(() => null);
+    if (!seen) return;
+    const [usage, assistants] = seen;
+    for (const peer of peers) {
+      // Who is slow is told by the next resync: its plan stays the old one.
+      if (peer.isSlow()) continue;
+      peer.plan = usage.plan;
+      peer.send(renderPlanFrame(usage, assistants.limit));
+      peer.send(renderUsageFrame(usage));
+    }
+  }
+
   /** Something may have been missed: compares every conversation and session that is open here with the rows. */
   async resync(): Promise<void> {
     await this.closeEndedSessions();
@@ -247,14 +264,18 @@ export class ChatHub {
 
   private async refreshChanged(): Promise<void> {
     const ids = [...this.rooms.keys()];
+    const behind = new Set<string>();
     for (let start = 0; start < ids.length; start += HEADS_AT_ONCE) {
       const some = ids.slice(start, start + HEADS_AT_ONCE);
       const heads = new Map((await listConversationHeads(this.deps.sql, some)).map((head) => [head.id, head]));
       for (const room of some.flatMap((id) => this.rooms.get(id) ?? [])) {
         const head = heads.get(room.assistantId);
         if (head?.lastSeq !== room.lastSeq || head.state !== room.state) void this.refresh(room);
+        const isBehind = [...room.peers].some((peer) => head !== undefined && peer.plan !== head.plan);
+        if (isBehind) behind.add(room.userId);
       }
     }
+    for (const userId of behind) await this.planChanged(userId);
   }
 }
 

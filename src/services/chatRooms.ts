@@ -31,6 +31,8 @@ export interface Peer {
   seq: number;
   turn: { id: string; offset: number } | null;
   state: string;
+  /** The plan that it was last told of. */
+  plan: string;
   /** "slow": its buffer is full, nothing is added until it drains. */
   send(frame: ServerFrame | string): "ok" | "slow";
   isSlow(): boolean;

@@ -7,7 +7,7 @@ import type { Deps } from "../deps.ts";
 import { AppError } from "../lib/errors.ts";
 import type { Identity } from "./accessTokens.ts";
 import { appLink } from "./mailContent.ts";
-import { ensureCustomer, replaceCustomer } from "./stripeCustomers.ts";
+import { ensureCustomer, replaceCustomer } from "./checkoutCustomer.ts";
 import { renderFailure, requireSales, syncNow, withStripe, type StripeLease } from "./stripeWork.ts";
 import { countRequest } from "./throttle.ts";
 

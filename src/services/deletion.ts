@@ -12,6 +12,7 @@ import {
   type DeletionStep,
 } from "../db/deletions.ts";
 import type { Deps } from "../deps.ts";
+import { describeError } from "../lib/errors.ts";
 import { startLoop, type Loop } from "../lib/loop.ts";
 import { backoffDelay, withDeadline } from "../lib/retry.ts";
 import { revokeAppleToken } from "./appleTokens.ts";
@@ -198,13 +199,4 @@ export function startDeletions(deps: DeletionDeps, steps: DeletionSteps = create
       await Promise.all(active.values());
     },
   };
-}
-
-/** What went wrong, by names and codes: a message of somebody else's may hold anything. */
-function describeError(error: unknown): string {
-  const { name, code, statusCode } = error as { name?: unknown; code?: unknown; statusCode?: unknown };
-  return [name, code, statusCode]
-    .filter((part) => typeof part === "string" || typeof part === "number")
-    .join(" ")
-    .slice(0, 100);
 }

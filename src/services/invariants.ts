@@ -10,6 +10,7 @@ type InvariantDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config">;
 
 /** Beyond its budgets a turn may take a sweep, a lease and the gateway's abort. */
 const STUCK_GRACE_MS = 30_000;
+const INBOX_SECONDS = 300;
 const GATEWAY_WAIT_MS = 5_000;
 const LOOK_AGAIN_MS = 250;
 /** What is out of line by design is put right within a resync; then it counts. */
@@ -64,7 +65,17 @@ export const INVARIANTS: readonly Invariant[] = [
   rule(7, "message_owner", "a message is its assistant's owner's", inRows(rows.checkMessageOwners)),
   rule(7, "turn_owner", "a turn is its assistant's owner's", inRows(rows.checkTurnOwners)),
   rule(7, "ledger_owner", "a ledger row is its assistant's owner's", inRows(rows.checkLedgerOwners)),
+  rule(8, "billing_inbox", "an event of Stripe's waits no longer than five minutes", inRows(checkInbox)),
+  settling(rule(8, "billing_applied", "the plan applied is the plan in force", inRows(rows.checkAppliedPlans))),
+  settling(
+    rule(8, "billing_fitted", "nobody has more assistants active than planned", inRows(rows.checkAssistantNumbers)),
+  ),
+  rule(8, "billing_prices", "a plan has one current price by the month and year", inRows(rows.checkCurrentPrices)),
 ];
+
+function checkInbox(sql: Queryable): Promise<rows.Tally> {
+  return rows.checkStripeInbox(sql, { seconds: INBOX_SECONDS });
+}
 
 function checkStuck(sql: Queryable, config: Deps["config"]): Promise<rows.Tally> {
   return rows.checkStuckTurns(sql, {

@@ -11,7 +11,8 @@ export type Mail =
   | { template: "signup-attempt"; params: Record<string, never> }
   | { template: "new-device"; params: { device_name: string | null; network: string | null; at: string } }
   | { template: "password-changed"; params: { at: string } }
-  | { template: "plan-changed"; params: { from_plan: string; to_plan: string; at: string } };
+  | { template: "plan-changed"; params: { from_plan: string; to_plan: string; at: string } }
+  | { template: "payment-failed"; params: { plan: string; at: string; grace_until: string | null } };
 export type LastMail = { template: "deletion-requested" | "deletion-finished"; params: { at: string } };
 
 /**

@@ -1,5 +1,6 @@
 import { readMailTemplate } from "../clients/mailTemplates.ts";
 import { findMailReader, type MailReader, type OutboxMail } from "../db/outbox.ts";
+import { findPaid } from "../db/subscriptions.ts";
 import type { Deps } from "../deps.ts";
 import { renderMailTemplate, showable, type MailContent } from "../lib/mailTemplate.ts";
 import type { LastMail, Mail } from "./mail.ts";
@@ -11,21 +12,31 @@ export async function renderMail(deps: ContentDeps, row: OutboxMail): Promise<Ma
   const reader = row.userId === null ? null : await findMailReader(deps.sql, row.userId);
   if (row.userId !== null && !reader) return null;
   const mail = row as unknown as Mail | LastMail;
-  const link = await linkOf(deps, mail);
+  const link = await linkOf(deps, row, mail);
   if (link === null) return null;
   const values = { ...commonValues(reader), ...ownValues(mail, reader?.timezone ?? "UTC"), link };
   return renderMailTemplate(await readMailTemplate(row.template), values);
 }
 
-async function linkOf(deps: ContentDeps, mail: Mail | LastMail): Promise<string | null> {
+async function linkOf(deps: ContentDeps, row: OutboxMail, mail: Mail | LastMail): Promise<string | null> {
   const app = (path: string) => appLink(deps.config.APP_URL, path);
   if (mail.template === "verify-email" || mail.template === "reset-password") {
     const kind = mail.template === "verify-email" ? "verify_email" : "reset_password";
     const token = await findLivingToken(deps, { id: mail.params.token_id, kind });
     return token === null ? null : app(`${mail.template}?token=${token}`);
   }
+  if (mail.template === "payment-failed") return (await isStillOwed(deps, row, mail)) ? app("subscription") : null;
   if (mail.template === "new-device" || mail.template === "password-changed") return app("security");
   return app("");
+}
+
+async function isStillOwed(
+  { sql }: ContentDeps,
+  { userId }: OutboxMail,
+  { params }: Extract<Mail, { template: "payment-failed" }>,
+): Promise<boolean> {
+  const paid = userId === null ? null : await findPaid(sql, userId);
+  return paid?.pastDueSince?.toISOString() === params.at;
 }
 
 /** An address in the app; `reef://` and `https://example.com/app/` work alike. */
@@ -56,6 +67,15 @@ function ownValues(mail: Mail | LastMail, timezone: string): Record<string, stri
         from_plan: showable(mail.params.from_plan),
         to_plan: showable(mail.params.to_plan),
         time: renderTime(mail.params.at, timezone),
+      };
+    case "payment-failed":
+      return {
+        plan: showable(mail.params.plan),
+        time: renderTime(mail.params.at, timezone),
+        kept:
+          mail.params.grace_until === null
+            ? "We will try again in the next days, and your plan stays as it is meanwhile."
+            : `Your plan stays as it is until ${renderTime(mail.params.grace_until, timezone)}.`,
       };
     case "password-changed":
     case "deletion-requested":

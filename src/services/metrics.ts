@@ -1,6 +1,7 @@
 import { countDeletions } from "../db/deletions.ts";
 import { readGatewayLoad } from "../db/load.ts";
 import { countMails } from "../db/outbox.ts";
+import { countEvents } from "../db/stripeEvents.ts";
 import type { Deps } from "../deps.ts";
 import { withDeadline } from "../lib/retry.ts";
 import type { ChatHub } from "./chatHub.ts";
@@ -46,17 +47,19 @@ async function lookAtDatabase({ metrics, sql, config, processId }: MetricsDeps):
     load: await readGatewayLoad(sql, { gatewayId: config.GATEWAY_ID, owner: processId }),
     mails: await countMails(sql),
     deletions: await countDeletions(sql),
+    events: await countEvents(sql),
   });
   const seen = await withDeadline(read(), DATABASE_MS, "reading the load").catch(() => null);
-  const { load = null, mails = null, deletions = null } = seen ?? {};
+  const { load = null, mails = null, deletions = null, events = null } = seen ?? {};
   look.databaseUp.set(Number(load !== null));
   look.deletions.reset();
-  if (!load || !mails || !deletions) {
+  look.stripeEvents.reset();
+  if (!load || !mails || !deletions || !events) {
     // Old numbers would be a lie, and so would zeros.
     look.turns.reset();
     look.assistants.reset();
     look.mails.reset();
-    for (const gauge of [look.queueOldest, look.running, look.workingSet]) gauge.remove();
+    for (const gauge of [look.queueOldest, look.running, look.workingSet, look.stripeEventsOldest]) gauge.remove();
     return;
   }
   for (const status of UNFINISHED) look.turns.set({ status }, load.turns[status] ?? 0);
@@ -64,6 +67,8 @@ async function lookAtDatabase({ metrics, sql, config, processId }: MetricsDeps):
   for (const state of ["waiting", "dead"] as const) look.mails.set({ state }, mails[state]);
   look.deletions.set({ age: "any" }, deletions.unfinished);
   look.deletions.set({ age: "late" }, deletions.late);
+  for (const state of ["waiting", "failed"] as const) look.stripeEvents.set({ state }, events[state]);
+  look.stripeEventsOldest.set(events.oldestSeconds);
   look.queueOldest.set(load.oldestSeconds);
   look.running.set(load.runningHere);
   look.workingSet.set(load.workingSet);

@@ -1,43 +1,36 @@
-import type { SalesCalls } from "../clients/stripeSales.ts";
-import { findStripeCustomer, replaceStripeCustomer, saveStripeCustomer } from "../db/checkouts.ts";
-import { findEmail } from "../db/users.ts";
-import type { Deps } from "../deps.ts";
-import { AppError } from "../lib/errors.ts";
+import { adoptCustomer } from "../db/stripeCustomers.ts";
+import { id } from "../protocol/fields.ts";
+import { syncCustomer, type BillingDeps, type Synced } from "./billing.ts";
+import { isLive } from "./billingChoice.ts";
 
 /*
- * A person is one customer at Stripe, for ever. Whoever makes one has the person's lease, looks first whether Stripe has
- * one that was made for them (a process may have died before it was kept, however long ago), and makes it under a key that
- * is the person's. One that was deleted at Stripe is replaced by another.
+ * Whose a customer is. `stripe_customers` says it: a user has one row, for ever, and its `customer_id` is another one only
+ * when Stripe has deleted the first (`gone_at`). Whoever makes a customer for a user does so where there is no row or
+ * `gone_at` is set, under an idempotency key that names the customer before (so that Stripe does not answer with the one
+ * it deleted), with `metadata.user_id`, and then writes the new id and `gone_at = null` into the row.
  */
 
-type CustomerDeps = Pick<Deps, "sql">;
-
-/** Who the user is at Stripe; found or made when that is not known. */
-export async function ensureCustomer(deps: CustomerDeps, calls: SalesCalls, userId: string): Promise<string> {
-  const known = await findStripeCustomer(deps.sql, userId);
-  if (known?.gone) return replaceCustomer(deps, calls, { userId, gone: known.customerId });
-  if (known) return known.customerId;
-  return saveStripeCustomer(deps.sql, { userId, customerId: await findOrMake(deps, calls, userId, null) });
+/** `syncCustomer`, also for a customer that no row knows and that says at Stripe whose it is. */
+export async function syncOrAdopt(deps: BillingDeps, customerId: string): Promise<Synced> {
+  const synced = await syncCustomer(deps, customerId);
+  if (synced.outcome !== "unknown_customer" || !(await adopt(deps, customerId))) return synced;
+  return syncCustomer(deps, customerId);
 }
 
-/** Another customer in place of one that is no more. */
-export async function replaceCustomer(
-  deps: CustomerDeps,
-  calls: SalesCalls,
-  { userId, gone }: { userId: string; gone: string },
-): Promise<string> {
-  const customerId = await findOrMake(deps, calls, userId, gone);
-  return replaceStripeCustomer(deps.sql, { userId, gone, customerId });
-}
-
-async function findOrMake(
-  { sql }: CustomerDeps,
-  calls: SalesCalls,
-  userId: string,
-  gone: string | null,
-): Promise<string> {
-  const email = await findEmail(sql, userId);
-  if (email === null) throw new AppError("unauthorized");
-  const found = (await calls.findCustomers({ email, userId })).find((id) => id !== gone);
-  return found ?? (await calls.createCustomer({ email, userId, replaces: gone }));
+/**
+ * Takes in a customer whose row was lost, or is only about to be written. False when it is nobody's here: other things
+ * may be sold from the same account, and deleted accounts leave late events. Logs as an alarm when such a one pays.
+ */
+async function adopt({ sql, stripe, log }: BillingDeps, customerId: string): Promise<boolean> {
+  const found = await stripe.findCustomer(customerId);
+  const { data: userId } = id.safeParse(found?.userId);
+  if (!userId) return false;
+  const about = { user_id: userId, customer_id: customerId };
+  if (await sql.begin((tx) => adoptCustomer(tx, { userId, customerId }))) {
+    log.warn(about, "a customer of Stripe's was taken in");
+    return true;
+  }
+  if ((await stripe.listSubscriptions(customerId))?.some(isLive))
+    log.error(about, "somebody pays who is nobody here, or a second time");
+  return false;
 }

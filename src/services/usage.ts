@@ -126,6 +126,23 @@ export function renderUsageFrame({ used, limits, resetAt }: Usage) {
   };
 }
 
+/** What a plan gives, as a device is told of it. */
+export function renderPlanFrame({ plan, upgradeTo, limits, voices }: Usage, assistants: number) {
+  return {
+    type: "plan" as const,
+    plan,
+    upgrade_to: upgradeTo,
+    limits: {
+      assistants,
+      text_messages: limits.textMessages,
+      voice_input_seconds: limits.voiceInputSeconds,
+      voice_output_seconds: limits.voiceOutputSeconds,
+      tts_characters: limits.ttsCharacters,
+    },
+    voices,
+  };
+}
+
 /** What the user has used today of what the plan gives; with `days`, also the days before, newest first. */
 export async function readUsage(
   deps: Pick<Deps, "sql">,

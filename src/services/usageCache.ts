@@ -5,7 +5,8 @@ import type { Deps } from "../deps.ts";
 
 /*
  * What Redis remembers of a user's day, only to say a cheap "no" to somebody who has used it up; never a "yes".
- * `plan:{userId}`: the plan's limits and the day in force, for five minutes, dropped when the plan changes.
+ * `plan:{userId}`: the plan's limits and the day in force, for five minutes. A changed plan puts a mark in its place for some
+ * seconds, so that whoever read the old one just before can't bring it back.
  * `ratelimit:{userId}:{date}`: the day's totals as Postgres last returned them, written where they reached a limit or came
  * down. Of two readings the later one stays (`version`), so a "full" that was overtaken by a release can't come back.
  */
@@ -13,6 +14,9 @@ import type { Deps } from "../deps.ts";
 type CacheDeps = Pick<Deps, "redis" | "config" | "clock">;
 
 const PLAN_MS = 300_000;
+/** Longer than anybody goes on with a plan that they have read. */
+const CHANGED_MS = 5_000;
+const CHANGED = "changed";
 /** A total that a process could not tell of (it died, or its Redis was out of reach) refuses nobody longer than this. */
 const TOTALS_MS = 10_000;
 
@@ -36,8 +40,13 @@ const totalsSchema = amounts.extend({ version: z.number() });
 
 const READ = `
 local plan = redis.call('get', KEYS[1])
-if not plan then return {false, false} end
+if not plan or plan == '${CHANGED}' then return {false, false} end
 return {plan, redis.call('get', ARGV[1] .. cjson.decode(plan).date)}`;
+
+const KEEP = `
+if redis.call('get', KEYS[1]) == '${CHANGED}' then return 0 end
+redis.call('set', KEYS[1], ARGV[1], 'px', ARGV[2])
+return 1`;
 
 const WRITE = `
 local held = redis.call('get', KEYS[1])
@@ -65,12 +74,12 @@ export async function keepPlan(deps: CacheDeps, userId: string, usage: Usage): P
   const { used: _, version: __, active: ___, ...plan } = usage;
   const lifeMs = Math.min(PLAN_MS, usage.resetAt.getTime() - deps.clock.now());
   if (lifeMs <= 0) return;
-  await deps.redis.set(`plan:${userId}`, JSON.stringify(plan), "PX", Math.ceil(lifeMs)).catch(() => null);
+  await deps.redis.eval(KEEP, 1, `plan:${userId}`, JSON.stringify(plan), Math.ceil(lifeMs)).catch(() => 0);
 }
 
 /** Forgets a plan: it has changed. */
 export async function forgetPlan(redis: Redis, userId: string): Promise<void> {
-  await redis.del(`plan:${userId}`).catch(() => 0);
+  await redis.set(`plan:${userId}`, CHANGED, "PX", CHANGED_MS).catch(() => null);
 }
 
 /** Remembers a day's totals, unless later ones are known. */

@@ -135,7 +135,10 @@ function createWorld(options: FakeStripeOptions, url: string): World {
     return { account, keys: structuredClone(saved?.keys ?? {}) };
   };
   const modes = { live: makeMode(true), test: makeMode(false) };
-  const start = options.snapshot?.now ?? options.now ?? Math.floor(Date.now() / 1000);
+  const real = Math.floor(Date.now() / 1000);
+  const saved = options.snapshot?.now ?? options.now ?? real;
+  // A running shop was not asleep while it was switched off.
+  const start = options.running ? Math.max(saved, real) : saved;
   const clock = createClock(() => [modes.test.account, modes.live.account], {
     start,
     running: options.running ?? false,

@@ -70,9 +70,9 @@ export function createPrice(account: Account, params: Params): Price {
     throw invalidRequest("Either `unit_amount`, `unit_amount_decimal`, or `custom_unit_amount` is required.", {
       code: "parameter_missing",
     });
-  const product = params.product_data ? createProduct(account, params.product_data).id : params.product;
-  need(account, "products", product, "product");
+  if (params.product) need(account, "products", params.product, "product");
   if (params.lookup_key) takeLookupKey(account, params.lookup_key, params.transfer_lookup_key === true);
+  const product = params.product_data ? createProduct(account, params.product_data).id : params.product;
   const amount: number = params.unit_amount ?? Number(params.unit_amount_decimal);
   const price: Price = {
     id: newStripeId("price"),

@@ -1,6 +1,6 @@
 import { emit, find, mergeMetadata, need, timeOf, type Account } from "./stripeAccount.ts";
 import { needRecurringPrice } from "./stripeCatalog.ts";
-import { collect, type Outcome } from "./stripeCollection.ts";
+import { changeSubscription, collect, type Outcome } from "./stripeCollection.ts";
 import { addCard, createCustomer } from "./stripeCustomers.ts";
 import { invalidRequest } from "./stripeErrors.ts";
 import { isSafeTarget } from "./stripeHtml.ts";
@@ -25,6 +25,7 @@ export function createCheckout(account: Account, params: Params): CheckoutSessio
   const customer = params.customer ? need(account, "customers", params.customer, "customer") : null;
   const id = newCheckoutId(account.live);
   const now = timeOf(account, customer?.id ?? null);
+  refuseBadExpiry(params, now);
   const quantity: number = line.quantity ?? 1;
   const total = (price.unit_amount ?? 0) * quantity;
   const session: CheckoutSession = {
@@ -60,6 +61,16 @@ export function createCheckout(account: Account, params: Params): CheckoutSessio
 
 function missingParam(param: string) {
   return invalidRequest(`Missing required param: ${param}.`, { code: "parameter_missing", param });
+}
+
+function refuseBadExpiry(params: Params, now: number): void {
+  const at: number | undefined = params.expires_at;
+  if (at === undefined) return;
+  if (at < now + 1800 || at > now + OPEN_SECONDS)
+    throw invalidRequest(
+      "The `expires_at` timestamp must be at least 30 minutes and at most 24 hours from Checkout Session creation.",
+      { param: "expires_at" },
+    );
 }
 
 /** Pages and apps (`reef://…`) are places to return to. */
@@ -149,7 +160,7 @@ export function submitCheckout(account: Account, id: string, card: Card): Outcom
   const method = addCard(account, customer, card).id;
   const begun = find(account, "subscriptions", cart.subscription);
   if (begun && !ENDED.includes(begun.status)) {
-    begun.default_payment_method = method;
+    changeSubscription(account, begun, () => void (begun.default_payment_method = method));
     const outcome = collect(account, need(account, "invoices", begun.latest_invoice!));
     return finish(account, session, cart, outcome);
   }

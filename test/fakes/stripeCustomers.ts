@@ -185,9 +185,13 @@ export function detachPaymentMethod(account: Account, id: string): PaymentMethod
   if (!method.customer)
     throw invalidRequest("The payment method you provided is not attached to a customer so detachment is impossible.");
   const owner = find(account, "customers", method.customer);
-  if (owner?.invoice_settings.default_payment_method === id) owner.invoice_settings.default_payment_method = null;
+  if (owner?.invoice_settings.default_payment_method === id)
+    change(account, "customer.updated", owner, () => void (owner.invoice_settings.default_payment_method = null));
   for (const subscription of Object.values(account.objects.subscriptions))
-    if (subscription.default_payment_method === id) subscription.default_payment_method = null;
+    if (subscription.default_payment_method === id)
+      change(account, "customer.subscription.updated", subscription, () => {
+        subscription.default_payment_method = null;
+      });
   method.customer = null;
   emit(account, "payment_method.detached", method);
   return method;

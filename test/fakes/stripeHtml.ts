@@ -39,7 +39,7 @@ export function dateText(seconds: number): string {
 const STYLE = `
 *{box-sizing:border-box}
 :root{--ink:#1d2433;--soft:#5b6475;--line:#e3e6ec;--page:#f5f6f9;--card:#fff;--main:#3b5bdb;--bad:#b3261e;--badbg:#fdecea;--good:#1b6e3c;--goodbg:#e6f4ea}
-@media (prefers-color-scheme:dark){:root{--ink:#e8eaf0;--soft:#a2aabb;--line:#333a48;--page:#14171f;--card:#1d212c;--main:#5c7cfa;--bad:#ff8a80;--badbg:#3a1f1f;--good:#81c995;--goodbg:#1c3226}}
+@media (prefers-color-scheme:dark){:root{--ink:#e8eaf0;--soft:#a2aabb;--line:#333a48;--page:#14171f;--card:#1d212c;--main:#4263eb;--bad:#ff8a80;--badbg:#3a1f1f;--good:#81c995;--goodbg:#1c3226}}
 body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 .banner{background:#ffe8a3;color:#4a3a00;text-align:center;padding:.5rem 1rem;font-weight:600;font-size:.9rem}
 main{max-width:860px;margin:0 auto;padding:1.5rem 1rem 3rem}
@@ -49,7 +49,7 @@ h1{font-size:1.4rem;margin:.5rem 0 1rem}h2{font-size:1.05rem;margin:0 0 .75rem}p
 .card{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:1.25rem;margin-bottom:1rem}
 .columns .card{margin:0}
 .price{font-size:2rem;font-weight:650;margin:.25rem 0}.soft{color:var(--soft);font-size:.92rem}
-.row{display:flex;justify-content:space-between;gap:1rem;padding:.4rem 0;border-top:1px solid var(--line)}.row:first-of-type{border-top:0}
+.row{display:flex;justify-content:space-between;gap:1rem;padding:.4rem 0;border-top:1px solid var(--line)}.row:first-of-type{border-top:0}.row span{overflow-wrap:anywhere}
 form{margin:0}button,.button{display:block;width:100%;border:1px solid var(--line);border-radius:8px;padding:.7rem 1rem;margin:.5rem 0;font:inherit;font-weight:600;background:var(--card);color:var(--ink);cursor:pointer;text-align:center;text-decoration:none}
 button.main{background:var(--main);border-color:var(--main);color:#fff}button.bad{color:var(--bad)}
 button:hover,.button:hover{filter:brightness(.96)}button:focus-visible,a:focus-visible{outline:3px solid var(--main);outline-offset:2px}

@@ -1,8 +1,9 @@
 import { createHash } from "node:crypto";
-import { StripeFault } from "./stripeErrors.ts";
+import { invalidParameter, StripeFault } from "./stripeErrors.ts";
 
 /** Seconds after which Stripe forgets a key. */
 const KEPT_SECONDS = 24 * 3600;
+const KEY_LENGTH = 255;
 
 /** An answer that the same request with the same key gets again; null while the first is under way. */
 interface Kept {
@@ -28,6 +29,8 @@ export function beginRequest(
   request: { key: string; method: string; path: string; body: string; now: number },
 ): { status: number; body: string } | null {
   const { key, method, path, body, now } = request;
+  if (key.length > KEY_LENGTH)
+    throw invalidParameter(`Idempotency keys must be at most ${KEY_LENGTH} characters long.`, "idempotency_key");
   const fingerprint = fingerprintOf(method, path, body);
   const known = Object.hasOwn(keys, key) ? keys[key] : undefined;
   if (!known || now - known.at >= KEPT_SECONDS) {

@@ -70,14 +70,32 @@ function readObject(schema: Schema, value: FormValue, param: string): unknown {
     // An object without described fields is one that is not checked.
     if (!field && schema.properties)
       throw invalidParameter(`Received unknown parameter: ${path}`, path, "parameter_unknown");
-    out[name] = field ? readValue(field, inner, path) : inner;
+    // An empty value in metadata takes its key away.
+    const unsets = inner === "" && !schema.properties;
+    out[name] = field && !unsets ? readValue(field, inner, path) : inner;
   }
+  if (!schema.properties) checkMetadata(out, param);
   for (const name of schema.required ?? []) {
     if (out[name] !== undefined) continue;
     const path = param ? `${param}[${name}]` : name;
     throw invalidParameter(`Missing required param: ${path}.`, path, "parameter_missing");
   }
   return out;
+}
+
+/** Stripe's limits of what a shop may note down on an object. */
+function checkMetadata(metadata: Params, param: string): void {
+  const entries = Object.entries(metadata);
+  if (entries.length > 50) throw invalidParameter("Metadata can have up to 50 keys.", param);
+  for (const [name, value] of entries) {
+    if (name.length > 40)
+      throw invalidParameter(`Metadata keys can have up to 40 characters. Invalid key: '${name}'`, `${param}[${name}]`);
+    if (typeof value === "string" && value.length > 500)
+      throw invalidParameter(
+        `Metadata values can have up to 500 characters, but you passed in a value that is ${value.length} characters.`,
+        `${param}[${name}]`,
+      );
+  }
 }
 
 function readArray(schema: Schema, value: FormValue, param: string): unknown[] {

@@ -13,6 +13,7 @@ import {
   type Price,
   type Subscription,
 } from "./stripeState.ts";
+import { expireIncomplete } from "./stripeSubscriptions.ts";
 import { updateSubscription } from "./stripeUpdates.ts";
 
 type Features = PortalConfiguration["features"];
@@ -206,6 +207,7 @@ export function portalCancel(account: Account, id: string): void {
   const subscription = need(account, "subscriptions", id);
   const { mode } = portalFeatures(account, subscription.customer).subscription_cancel;
   if (subscription.schedule) releaseSchedule(account, subscription.schedule);
+  if (subscription.status === "incomplete") return expireIncomplete(account, subscription);
   if (mode === "immediately") return endSubscription(account, subscription, "cancellation_requested");
   changeSubscription(account, subscription, () => {
     const end = Math.min(...subscription.items.data.map((item) => item.current_period_end));

@@ -49,14 +49,16 @@ function subscriptionCard(account: Account, subscription: Subscription, one: Tru
   const next = find(account, "prices", one.nextPrice);
   const end = one.endsAt === null ? `Renews on ${dateText(one.periodEnd)}` : `Ends on ${dateText(one.endsAt)}`;
   const ends = one.endsAt !== null;
+  const cancellable = !ends && features.subscription_cancel.enabled && one.status !== "incomplete";
   return html`<section class="card">
     <h2>${productName(account, price)} ${tag(one)}</h2>
     <p>${priceText(price)}</p>
     <p class="soft">${end}</p>
     ${next && html`<p class="soft">From then on: ${productName(account, next)}, ${priceText(next)}</p>`}
     ${one.due && dueRows(one.due, price.currency)}
+    ${next && action("Stay with this plan", "plan", { style: "main", fields: { ...fields, price: price.id } })}
     ${ends && action("Keep the subscription", "resume", { style: "main", fields })}
-    ${!ends && features.subscription_cancel.enabled && action("Cancel the subscription", "cancel", { style: "bad", fields })}
+    ${cancellable && action("Cancel the subscription", "cancel", { style: "bad", fields })}
     ${planForms(account, subscription)}
   </section>`;
 }

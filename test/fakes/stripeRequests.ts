@@ -11,14 +11,14 @@ import { newStripeId } from "./stripeState.ts";
 
 /**
  * What happens to a request instead of, or on top of, its answer. `status` is answered before anything is done, or with
- * `afterWork` after it; `hang` never answers; `cut` destroys the connection before or after the work; `delayMs` waits
- * with the request under way (so that the same idempotency key is in use).
+ * `afterWork` after it; `hang` never answers; `cut` destroys the connection before or after the work; `until`
+ * waits with the request under way (so that its idempotency key is in use).
  */
 export type Fault =
   | { status: number; afterWork?: boolean; retryAfter?: number }
   | { hang: "afterWork" | "beforeWork" }
   | { cut: "afterWork" | "beforeWork" }
-  | { delayMs: number };
+  | { until: Promise<unknown> };
 
 /** A request as it came, and how it was answered (null: not at all). */
 export interface RecordedRequest {
@@ -30,6 +30,8 @@ export interface RecordedRequest {
   live: boolean;
   apiVersion: string | null;
   status: number | null;
+  /** The answer was one that had been given before, by the idempotency key. */
+  replayed: boolean;
 }
 
 /** What the API needs of the server around it. */
@@ -63,7 +65,7 @@ export async function answerApi(api: Api, request: IncomingMessage, response: Se
     const owner = authenticate(api, request);
     recorded.live = owner.account.live;
     checkVersion(recorded.apiVersion);
-    answer = await withFaults(api, recorded, response, () => perform(api, owner, recorded, { url, body }));
+    answer = await withFaults(api, recorded, response, (until) => perform(api, owner, recorded, { body, until }));
   } catch (error) {
     if (error instanceof ConnectionLost) return;
     answer = answerOf(error);
@@ -92,6 +94,7 @@ function record(api: Api, request: IncomingMessage, url: URL, body: string): Rec
     live: false,
     apiVersion: header(request, "stripe-version"),
     status: null,
+    replayed: false,
   };
   api.requests.push(recorded);
   if (api.requests.length > REQUESTS_KEPT) api.requests.shift();
@@ -129,20 +132,26 @@ async function withFaults(
   api: Api,
   recorded: RecordedRequest,
   response: ServerResponse,
-  work: (delayMs: number) => Promise<Answer>,
+  work: (until?: Promise<unknown>) => Promise<Answer>,
 ): Promise<Answer> {
   const fault = api.nextFault(recorded);
-  if (!fault) return work(0);
-  if ("delayMs" in fault) return work(fault.delayMs);
+  if (!fault) return work();
+  if ("until" in fault) return work(fault.until);
   if ("status" in fault) {
-    if (fault.afterWork) await work(0);
+    if (fault.afterWork) await work();
     return faultAnswer(fault.status, fault.retryAfter);
   }
   const when = "cut" in fault ? fault.cut : fault.hang;
-  if (when === "afterWork") await work(0);
-  if ("cut" in fault) response.socket?.destroy();
+  if (when === "afterWork") await work();
+  if ("cut" in fault) cutConnection(response);
   else api.hanging.add(response);
   throw new ConnectionLost();
+}
+
+/** In the middle of an answer: `fetch` quietly repeats a request on a connection that broke before the answer began. */
+function cutConnection(response: ServerResponse): void {
+  response.writeHead(200, { "content-type": "application/json", "content-length": "1000" });
+  response.write('{"', () => response.socket?.destroy());
 }
 
 function faultAnswer(status: number, retryAfter?: number): Answer {
@@ -166,27 +175,29 @@ async function perform(
   api: Api,
   owner: Owner,
   recorded: RecordedRequest,
-  sent: { url: URL; body: string },
-  delayMs = 0,
+  { body, until }: { body: string; until: Promise<unknown> | undefined },
 ): Promise<Answer> {
   api.catchUp();
   const key = recorded.method === "POST" ? recorded.idempotencyKey : null;
   if (key === null) {
-    if (delayMs > 0) await Bun.sleep(delayMs);
+    await until;
     return execute(api, owner.account, recorded);
   }
   const { method, path } = recorded;
-  const again = beginRequest(owner.keys, { key, method, path, body: sent.body, now: owner.account.now() });
-  if (again) return { ...again, headers: { "idempotent-replayed": "true" } };
-  if (delayMs > 0) await Bun.sleep(delayMs);
+  const again = beginRequest(owner.keys, { key, method, path, body, now: owner.account.now() });
+  if (again) {
+    recorded.replayed = true;
+    return { ...again, headers: { "idempotent-replayed": "true" } };
+  }
+  await until;
   try {
     const answer = execute(api, owner.account, recorded);
     owner.keys[key]!.answer = { status: answer.status, body: answer.body };
     return answer;
   } catch (error) {
+    if (!(error instanceof StripeFault) || !error.kept) delete owner.keys[key];
     const answer = answerOf(error);
-    if (error instanceof StripeFault && !error.kept) delete owner.keys[key];
-    else owner.keys[key]!.answer = { status: answer.status, body: answer.body };
+    if (owner.keys[key]) owner.keys[key].answer = { status: answer.status, body: answer.body };
     return answer;
   }
 }

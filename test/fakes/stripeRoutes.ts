@@ -21,7 +21,7 @@ export interface Call {
   params: Params;
   id: string;
   path: string;
-  advanceTestClock(clock: TestClock, to: number): void;
+  advanceTestClock: (clock: TestClock, to: number) => void;
 }
 type Handler = (call: Call) => unknown;
 

@@ -90,7 +90,7 @@ function invoiceTasks(account: Account, invoice: Invoice, consider: (task: Task)
   if (invoice.status === "draft" && invoice.automatically_finalizes_at !== null)
     consider({ at: invoice.automatically_finalizes_at, order: 7, run: () => finalizeAndCollect(account, invoice) });
   if (invoice.status === "open" && invoice.next_payment_attempt !== null)
-    consider({ at: invoice.next_payment_attempt, order: 8, run: () => void retry(account, invoice) });
+    consider({ at: invoice.next_payment_attempt, order: 8, run: () => retry(account, invoice) });
 }
 
 function retry(account: Account, invoice: Invoice): void {

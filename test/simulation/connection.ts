@@ -116,6 +116,7 @@ export class Connection {
       lastHeardMs: 0,
       seq,
       turn: null,
+      plan: "free",
       state,
       isSlow,
       send: (frame) => {

@@ -370,7 +370,8 @@ describe("a life", () => {
 
   test("cancelled at once: unknown to a second cancellation, never updated again", async () => {
     const { id } = await subscribe();
-    expect((await stripe.subscriptions.cancel(id)).status).toBe("canceled");
+    const cancelled = await stripe.subscriptions.cancel(id, { cancellation_details: { comment: "bye" } });
+    expect(cancelled).toMatchObject({ status: "canceled", cancellation_details: { comment: "bye" } });
     const again = stripe.subscriptions.cancel(id);
     expect(await again.catch((reason: unknown) => reason)).toMatchObject({ statusCode: 404, code: "resource_missing" });
     const update = stripe.subscriptions.update(id, { cancel_at_period_end: true });
@@ -403,6 +404,21 @@ describe("a life", () => {
     expect(fake.truth(other).charges.length).toBe(1);
     expect(fake.now()).toBe(START);
   });
+});
+
+test("a shop that runs was not asleep while it was switched off", async () => {
+  const { customer } = await subscribe();
+  const snapshot = fake.snapshot();
+  await fake.close();
+  const longAgo = Math.floor(Date.now() / 1000) - 40 * DAY;
+  const shift = (text: string) => text.replace(/\b18\d{8}\b/g, (number) => String(Number(number) - START + longAgo));
+  const moved = JSON.parse(shift(JSON.stringify(snapshot))) as typeof snapshot;
+  fake = await startFakeStripe({ snapshot: moved, running: true });
+  stripe = clientOf(fake.secretKey);
+  await stripe.customers.list();
+  expect(fake.truth(customer).charges.length).toBe(2);
+  expect(now(customer)).toMatchObject({ status: "active", periodStart: expect.any(Number) });
+  expect(now(customer).periodEnd).toBeGreaterThan(Date.now() / 1000);
 });
 
 test("what it knows can be written down and read again", async () => {

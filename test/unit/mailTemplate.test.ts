@@ -28,13 +28,15 @@ const valuesFor = (name: string) => ({
   time: "24 November 2026 at 18:05 (Europe/Berlin)",
   from_plan: showable(name),
   to_plan: showable(name),
+  plan: showable(name),
+  kept: "Your plan stays as it is until 1 December 2026 at 18:05 (Europe/Berlin).",
   link: "https://app.example.org/verify-email?token=abc-_123&x=1",
 });
 
 test("every mail has its text and its HTML", () => {
   const files = readdirSync(folder).sort();
   expect(files).toEqual([...names.flatMap((name) => [`${name}.html`, `${name}.txt`]), "layout.html"].sort());
-  expect(names.length).toBe(8);
+  expect(names.length).toBe(9);
 });
 
 describe.each(names)("%s", (template) => {
