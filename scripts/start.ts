@@ -137,10 +137,7 @@ async function startModel(run: Run): Promise<{ OPENAI_API_KEY: string; OPENAI_BA
 }
 
 /** Without Stripe's key people pay with play money; never in production, where nothing is sold then. */
-async function startShop(
-  run: Run,
-  options: { nodeEnv: string; file: string; url: string },
-): Promise<PlayShop | null> {
+async function startShop(run: Run, options: { nodeEnv: string; file: string; url: string }): Promise<PlayShop | null> {
   if (env("STRIPE_SECRET_KEY") || options.nodeEnv === "production") return null;
   const shop = await startPlayShop({ file: options.file, deliverTo: `${options.url}/api/webhooks/stripe` });
   run.add("play shop", { stop: () => shop.stop(), kill: () => undefined });

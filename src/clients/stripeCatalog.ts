@@ -156,7 +156,7 @@ function toCatalogPrice(price: Stripe.Price): CatalogPrice {
     active: price.active,
     currency: price.currency,
     cents: price.unit_amount,
-    interval: recurring === "month" || recurring === "year" ? recurring : null,
+    interval: recurring === "month" ? "month" : recurring === "year" ? "year" : null,
     plan: price.metadata["reef_plan"] ?? null,
     cycle: price.metadata["reef_cycle"] ?? null,
   };

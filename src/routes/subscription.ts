@@ -125,7 +125,7 @@ function renderSubscription({ inForce, paid, checkoutOpen }: SubscriptionView): 
         ? {
             amount: renderUsd(due),
             pay_url: living.payUrl,
-            since: (living.pastDueSince ?? living.createdAt).toISOString(),
+            since: (living.pastDueSince ?? living.currentPeriodStart).toISOString(),
             grace_until: living.graceUntil?.toISOString() ?? null,
           }
         : null,

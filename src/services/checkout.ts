@@ -70,6 +70,8 @@ export async function openCheckout(
         if (url !== null) return url;
       } catch (error) {
         if (!isCustomerGone(error)) throw error;
+        // What was paid for by that customer is over first, or known to be in another account of Stripe's.
+        await syncNow(deps, lease, customerId);
         customerId = await replaceCustomer(deps, sale.calls, { userId, gone: customerId });
       }
     }

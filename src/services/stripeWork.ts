@@ -28,7 +28,7 @@ export interface StripeLease {
   /** Names this lease; no other work has the same. */
   token: string;
   /** Milliseconds; throws `billing_unavailable` when there are none. */
-  leftMs(): number;
+  leftMs: () => number;
   /** The rest of the time for something that does not know of it. Throws as above. */
   within<T>(work: Promise<T>, what: string): Promise<T>;
 }
@@ -84,12 +84,11 @@ export function renderFailure(deps: Pick<Deps, "log">, userId: string, error: un
 
 /**
  * Makes the user's row what Stripe says now, within the lease's time. Throws `billing_not_configured` when something is
- * paid for of which nobody knows what it is: then nothing more may be sold.
+ * paid for of which nobody knows what it is, or in another account: then nothing more may be sold.
  */
 export async function syncNow(deps: BillingDeps, lease: StripeLease, customerId: string): Promise<void> {
   const { outcome } = await lease.within(syncCustomer(deps, customerId), "the sync");
-  if (outcome === "leaving") throw new AppError("account_suspended");
-  if (outcome === "unknown_price") throw new AppError("billing_not_configured");
+  if (outcome === "unknown_price" || outcome === "missing_customer") throw new AppError("billing_not_configured");
 }
 
 async function waitForLease(
