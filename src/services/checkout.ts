@@ -149,7 +149,7 @@ function create({ deps, calls, lease, price }: Sale, customerId: string): Promis
     priceId: price.priceId,
     doneUrl: back("done"),
     cancelledUrl: back("cancelled"),
-    key: `checkout:${lease.token}`,
+    key: `checkout:${lease.token}:${customerId}`,
   });
 }
 

@@ -10,7 +10,7 @@ import { syncIfStale } from "./billing.ts";
 import { isLiving } from "./checkout.ts";
 
 /** Who comes back from Stripe's pages sees what is so there, at most this old, also when the webhook is late. */
-const FRESH_MS = 3_000;
+const FRESH_MS = 1_000;
 /** A look at the subscription does not wait longer for Stripe; the row is shown then. */
 const PATIENCE_MS = 4_000;
 
