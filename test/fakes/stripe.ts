@@ -225,13 +225,7 @@ function createFake(
     completeCheckout: (id, { card = "ok" } = {}) => submitCheckout(owner("checkoutSessions", id), id, card),
     confirmCheckout: (id) => confirmCheckout(owner("checkoutSessions", id), id),
     setCard: (id, card) => setCard(owner("customers", id), id, card),
-    portal: {
-      cancel: (id) => portalCancel(owner("subscriptions", id), id),
-      resume: (id) => portalResume(owner("subscriptions", id), id),
-      changePlan: (id, price) => portalChangePlan(owner("subscriptions", id), id, price),
-      changeCard: (id, card) => portalChangeCard(owner("customers", id), id, card),
-      pay: (id, { confirmed = false } = {}) => portalPay(owner("invoices", id), id, confirmed),
-    },
+    portal: portalOf(owner),
     refund: (charge, amount) =>
       createRefund(owner("charges", charge), { charge, ...(amount !== undefined && { amount }) }),
     openDispute: (charge, reason) => openDispute(owner("charges", charge), charge, reason),
@@ -249,6 +243,16 @@ function createFake(
         live: { objects: modes.live.account.objects, keys: modes.live.keys },
       }),
     close: () => Promise.resolve(),
+  };
+}
+
+function portalOf(owner: (kind: keyof Objects, id: string) => Account): FakeStripe["portal"] {
+  return {
+    cancel: (id) => portalCancel(owner("subscriptions", id), id),
+    resume: (id) => portalResume(owner("subscriptions", id), id),
+    changePlan: (id, price) => portalChangePlan(owner("subscriptions", id), id, price),
+    changeCard: (id, card) => portalChangeCard(owner("customers", id), id, card),
+    pay: (id, { confirmed = false } = {}) => portalPay(owner("invoices", id), id, confirmed),
   };
 }
 

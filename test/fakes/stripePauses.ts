@@ -1,7 +1,8 @@
 import { emit, need, timeOf, type Account } from "./stripeAccount.ts";
 import { billNow, changeSubscription } from "./stripeCollection.ts";
 import { invalidRequest } from "./stripeErrors.ts";
-import { keepInvoiceItems, linesOfItems, pendingItems, periodLines, prorate } from "./stripeInvoices.ts";
+import { periodLines } from "./stripeInvoices.ts";
+import { keepInvoiceItems, linesOfItems, pendingItems, prorate } from "./stripeProrations.ts";
 import type { Params } from "./stripeParams.ts";
 import { periodEnd } from "./stripePeriods.ts";
 import type { Price, Subscription } from "./stripeState.ts";

@@ -9,7 +9,8 @@ import { listPage } from "./stripeLists.ts";
 import type { Params } from "./stripeParams.ts";
 import { pauseSubscription, resumeSubscription } from "./stripePauses.ts";
 import { createRefund, intentOf } from "./stripePayments.ts";
-import * as portal from "./stripePortal.ts";
+import { createPortalSession } from "./stripePortal.ts";
+import { createConfiguration, updateConfiguration } from "./stripePortalConfig.ts";
 import * as schedules from "./stripeSchedules.ts";
 import { newStripeId, type Invoice, type TestClock } from "./stripeState.ts";
 import { createSubscription, deleteCustomer, listSubscriptions } from "./stripeSubscriptions.ts";
@@ -78,15 +79,15 @@ const CHECKOUT: Record<string, Handler> = {
   "POST /v1/checkout/sessions/{session}/expire": ({ account, id }) => checkout.expireCheckout(account, id),
   "GET /v1/checkout/sessions/{session}/line_items": ({ account, id, params, path }) =>
     listPage(checkout.checkoutLines(account, id), params, path),
-  "POST /v1/billing_portal/sessions": ({ account, params }) => portal.createPortalSession(account, params),
+  "POST /v1/billing_portal/sessions": ({ account, params }) => createPortalSession(account, params),
   "GET /v1/billing_portal/configurations": page((account, params) =>
     Object.values(account.objects.portalConfigurations).filter(matching(params, ["active", "is_default"])),
   ),
-  "POST /v1/billing_portal/configurations": ({ account, params }) => portal.createConfiguration(account, params),
+  "POST /v1/billing_portal/configurations": ({ account, params }) => createConfiguration(account, params),
   "GET /v1/billing_portal/configurations/{configuration}": ({ account, id }) =>
     need(account, "portalConfigurations", id),
   "POST /v1/billing_portal/configurations/{configuration}": ({ account, id, params }) =>
-    portal.updateConfiguration(account, id, params),
+    updateConfiguration(account, id, params),
 };
 
 const SUBSCRIPTIONS: Record<string, Handler> = {

@@ -1,15 +1,8 @@
 import { find, timeOf, type Account } from "./stripeAccount.ts";
 import { expireCheckout } from "./stripeCheckout.ts";
 import { changeSubscription, collect, endSubscription, markUncollectible, voidInvoice } from "./stripeCollection.ts";
-import {
-  finalizeInvoice,
-  keepInvoice,
-  linesOfItems,
-  makeInvoice,
-  pendingItems,
-  periodLines,
-  subscriptionOf,
-} from "./stripeInvoices.ts";
+import { finalizeInvoice, keepInvoice, makeInvoice, periodLines, subscriptionOf } from "./stripeInvoices.ts";
+import { linesOfItems, pendingItems } from "./stripeProrations.ts";
 import { periodEnd } from "./stripePeriods.ts";
 import { nextPhase } from "./stripeSchedules.ts";
 import type { Invoice, Price, Subscription } from "./stripeState.ts";

@@ -71,26 +71,11 @@ export function createWebhooks(endpoints: Endpoint[]): Webhooks {
   const underWay = new Set<Promise<void>>();
   const closing = new AbortController();
 
-  const track = (work: Promise<void>): Promise<void> => {
-    underWay.add(work);
-    return work.finally(() => underWay.delete(work));
-  };
-  // What is not delayed is tried one after the other, so that a test can rely on the order; retries wait beside the row.
-  let row = Promise.resolve();
-  const send = async (event: StripeEvent, delayMs = 0) => {
-    const wanted = webhooks.endpoints.filter(
-      ({ live, events }) => live === event.livemode && (!events || events.includes(event.type)),
-    );
-    const { signal } = closing;
-    const tries = wanted.map((endpoint) => {
-      if (delayMs > 0) return track(deliver(webhooks, endpoint, event, { after: pause(delayMs, signal), signal }));
-      const first = Promise.withResolvers<void>();
-      const after = row;
-      row = first.promise;
-      return track(deliver(webhooks, endpoint, event, { after, tried: first.resolve, signal }));
-    });
-    await Promise.all(tries);
-  };
+  const send = createSender(() => webhooks.endpoints, {
+    underWay,
+    signal: closing.signal,
+    deliverTo: (...to) => deliver(webhooks, ...to),
+  });
 
   const webhooks: Webhooks = {
     endpoints,
@@ -123,6 +108,34 @@ export function createWebhooks(endpoints: Endpoint[]): Webhooks {
     close: () => closing.abort(),
   };
   return webhooks;
+}
+
+interface Sender {
+  underWay: Set<Promise<void>>;
+  signal: AbortSignal;
+  deliverTo: (endpoint: Endpoint, event: StripeEvent, options: DeliveryOptions) => Promise<void>;
+}
+
+/** What is not delayed is tried one after the other, so that a test can rely on the order; retries wait beside the row. */
+function createSender(endpoints: () => Endpoint[], { underWay, signal, deliverTo }: Sender) {
+  let row = Promise.resolve();
+  const track = (work: Promise<void>): Promise<void> => {
+    underWay.add(work);
+    return work.finally(() => underWay.delete(work));
+  };
+  return async (event: StripeEvent, delayMs = 0): Promise<void> => {
+    const wanted = endpoints().filter(
+      ({ live, events }) => live === event.livemode && (!events || events.includes(event.type)),
+    );
+    const tries = wanted.map((endpoint) => {
+      if (delayMs > 0) return track(deliverTo(endpoint, event, { after: pause(delayMs, signal), signal }));
+      const first = Promise.withResolvers<void>();
+      const after = row;
+      row = first.promise;
+      return track(deliverTo(endpoint, event, { after, tried: first.resolve, signal }));
+    });
+    await Promise.all(tries);
+  };
 }
 
 interface DeliveryOptions {
