@@ -8,7 +8,7 @@ import { AppError } from "../lib/errors.ts";
 import type { Identity } from "./accessTokens.ts";
 import { appLink } from "./mailContent.ts";
 import { ensureCustomer, replaceCustomer } from "./checkoutCustomer.ts";
-import { renderFailure, requireSales, syncNow, withStripe, type StripeLease } from "./stripeWork.ts";
+import { renderFailure, requireSales, syncNow, withStripe, type SaleDeps, type StripeLease } from "./stripeWork.ts";
 import { countRequest } from "./throttle.ts";
 
 /*
@@ -40,7 +40,7 @@ export function isEnding(paid: PaidSubscription): boolean {
 }
 
 /** Counts a request that makes us ask Stripe. Throws `too_many_attempts`. */
-export function countBilling(deps: Deps, userId: string): Promise<void> {
+export function countBilling(deps: Pick<Deps, "redis" | "localCounts">, userId: string): Promise<void> {
   return countRequest(deps, { ...REQUESTS, who: userId });
 }
 
@@ -49,7 +49,7 @@ export function countBilling(deps: Deps, userId: string): Promise<void> {
  * `billing_not_configured`, `billing_unavailable`, `too_many_attempts`.
  */
 export async function openCheckout(
-  deps: Deps,
+  deps: SaleDeps,
   actor: Identity,
   input: { plan: string; cycle: BillingCycle },
 ): Promise<string> {
@@ -80,7 +80,7 @@ export async function openCheckout(
 }
 
 interface Sale {
-  deps: Deps;
+  deps: SaleDeps;
   calls: SalesCalls;
   lease: StripeLease;
   price: StripePrice;
@@ -105,7 +105,7 @@ export function notSynced({ log, stripe }: Pick<Deps, "log" | "stripe">): AppErr
 
 /** The second click: the open checkout again, without waiting for anybody. Null where there is more to be decided. */
 async function findGivenCheckout(
-  { sql }: Deps,
+  { sql }: SaleDeps,
   sales: StripeSales,
   userId: string,
   price: StripePrice,

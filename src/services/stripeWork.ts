@@ -22,6 +22,9 @@ const LOOK_AGAIN_MS = 60;
 const LOOK_AGAIN_CAP_MS = 400;
 const RETRY_SECONDS = 5;
 
+/** What selling touches. */
+export type SaleDeps = BillingDeps & Pick<Deps, "sales" | "localCounts">;
+
 /** The right to do something at Stripe for a person. */
 export interface StripeLease {
   userId: string;

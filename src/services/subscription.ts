@@ -8,6 +8,7 @@ import { withDeadline } from "../lib/retry.ts";
 import type { Identity } from "./accessTokens.ts";
 import { syncIfStale } from "./billing.ts";
 import { isLiving } from "./checkout.ts";
+import type { SaleDeps } from "./stripeWork.ts";
 
 /** Who comes back from Stripe's pages sees what is so there, at most this old, also when the webhook is late. */
 const FRESH_MS = 1_000;
@@ -29,7 +30,7 @@ export async function readPlans(deps: Pick<Deps, "sql" | "stripe">): Promise<(Pl
 }
 
 /** The actor's subscription; asks Stripe first when something may have happened there just now. Stripe away: as last known. */
-export async function readSubscription(deps: Deps, actor: Identity): Promise<SubscriptionView> {
+export async function readSubscription(deps: SaleDeps, actor: Identity): Promise<SubscriptionView> {
   const { userId } = actor;
   const inForce = await getPlanInForce(deps, userId);
   if (deps.sales && (inForce.checkoutOpen || inForce.wasAtStripe)) {

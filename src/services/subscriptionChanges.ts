@@ -3,12 +3,11 @@ import { isCustomerGone } from "../clients/stripeTrouble.ts";
 import { findStripeCustomer, saveLinkGiven } from "../db/checkouts.ts";
 import { findPortal } from "../db/stripePrices.ts";
 import { findPaid } from "../db/subscriptions.ts";
-import type { Deps } from "../deps.ts";
 import { AppError } from "../lib/errors.ts";
 import type { Identity } from "./accessTokens.ts";
 import { countBilling, isLiving, notSynced } from "./checkout.ts";
 import { appLink } from "./mailContent.ts";
-import { requireSales, syncNow, withStripe } from "./stripeWork.ts";
+import { requireSales, syncNow, withStripe, type SaleDeps } from "./stripeWork.ts";
 import { viewSubscription, type SubscriptionView } from "./subscription.ts";
 
 /*
@@ -17,7 +16,7 @@ import { viewSubscription, type SubscriptionView } from "./subscription.ts";
  */
 
 /** Stripe's page for invoices, card and subscription. Throws `no_subscription` for who never bought anything. */
-export async function openPortal(deps: Deps, actor: Identity): Promise<string> {
+export async function openPortal(deps: SaleDeps, actor: Identity): Promise<string> {
   const { userId } = actor;
   const sales = requireSales(deps);
   await countBilling(deps, userId);
@@ -40,17 +39,17 @@ export async function openPortal(deps: Deps, actor: Identity): Promise<string> {
 }
 
 /** It ends with what is paid for. Throws `no_subscription`, `billing_not_configured`, `billing_unavailable`. */
-export function cancelSubscription(deps: Deps, actor: Identity): Promise<SubscriptionView> {
+export function cancelSubscription(deps: SaleDeps, actor: Identity): Promise<SubscriptionView> {
   return change(deps, actor, (calls, found) => (found.endsBy === null ? calls.endAtPeriodEnd(found) : undefined));
 }
 
 /** It goes on as it is: neither its end nor a cheaper plan waits any more. Throws as `cancelSubscription`. */
-export function resumeSubscription(deps: Deps, actor: Identity): Promise<SubscriptionView> {
+export function resumeSubscription(deps: SaleDeps, actor: Identity): Promise<SubscriptionView> {
   return change(deps, actor, (calls, found) => calls.keepGoing(found));
 }
 
 async function change(
-  deps: Deps,
+  deps: SaleDeps,
   actor: Identity,
   act: (calls: SalesCalls, found: ChangeableSubscription) => Promise<void> | undefined,
 ): Promise<SubscriptionView> {

@@ -37,6 +37,12 @@ const TABLE: Record<string, "public" | "user" | "operator"> = {
   "GET /api/assistants/:id/messages": "user",
   "POST /api/assistants/:id/messages": "user",
   "DELETE /api/user/account": "user",
+  "GET /api/subscription": "user",
+  "GET /api/subscription/plans": "public",
+  "POST /api/subscription/checkout": "user",
+  "POST /api/subscription/portal": "user",
+  "POST /api/subscription/cancel": "user",
+  "POST /api/subscription/resume": "user",
   "GET /metrics": "operator",
   "GET /api/admin/users": "operator",
   "GET /api/admin/users/:id": "operator",
@@ -45,7 +51,14 @@ const TABLE: Record<string, "public" | "user" | "operator"> = {
   "POST /api/admin/users/:id/end-sessions": "operator",
   "GET /api/admin/audit": "operator",
 };
-const DOCUMENTS = ["GET /openapi.json", "GET /docs", "GET /docs/start.js", "GET /docs/:asset", "GET /ws/chat"];
+const DOCUMENTS = [
+  "GET /openapi.json",
+  "GET /docs",
+  "GET /docs/start.js",
+  "GET /docs/:asset",
+  "GET /ws/chat",
+  "GET /subscription",
+];
 const WITH_BODY = new Set([
   "POST /api/auth/signup",
   "POST /api/auth/login",
@@ -62,6 +75,7 @@ const WITH_BODY = new Set([
   "PUT /api/assistants/:id",
   "POST /api/assistants/:id/messages",
   "DELETE /api/user/account",
+  "POST /api/subscription/checkout",
   "POST /api/admin/users/:id/suspend",
 ]);
 /** A body that fits, where a route needs one. */

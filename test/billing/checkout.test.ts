@@ -13,7 +13,7 @@ import {
   openShop,
   subscription,
   type Shop,
-} from "./shop.ts";
+} from "./storefront.ts";
 
 let shop: Shop;
 beforeAll(async () => void (shop = await openShop()));
@@ -169,7 +169,12 @@ test("a card that is declined: nothing is given; the same plan is tried again th
   expect(openSessions(shop, customer).map(({ id }) => id)).toEqual([idIn(other)]);
   shop.stripe.completeCheckout(idIn(other));
   expect(await lookLater(shop, user)).toMatchObject({ plan: "premium", status: "active", payment_due: null });
-  expect(shop.stripe.truth(customer).charges.filter(({ paid }) => paid).map(({ amount }) => amount)).toEqual([1299]);
+  expect(
+    shop.stripe
+      .truth(customer)
+      .charges.filter(({ paid }) => paid)
+      .map(({ amount }) => amount),
+  ).toEqual([1299]);
 });
 
 test("a first payment that failed where the checkout is gone: the link of its invoice", async () => {

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { makeUser, type TestUser } from "../factories.ts";
-import type { Fault, RecordedRequest } from "../fakes/stripeRequests.ts";
+import type { Fault } from "../fakes/stripeRequests.ts";
 import {
   checkout,
   customerOf,
@@ -12,7 +12,7 @@ import {
   openShop,
   subscription,
   type Shop,
-} from "./shop.ts";
+} from "./storefront.ts";
 
 let shop: Shop;
 beforeAll(async () => void (shop = await openShop()));
@@ -30,7 +30,7 @@ const post = (user: TestUser, what: string) => user.call("POST", `/api/subscript
 /** Fails call number `n` from now on, once; says whether there was such a call. */
 function failCall(n: number, fault: Fault): () => boolean {
   let seen = 0;
-  shop.stripe.fault = (_: RecordedRequest) => (seen++ === n ? fault : null);
+  shop.stripe.fault = () => (seen++ === n ? fault : null);
   return () => {
     shop.stripe.fault = null;
     return seen > n;

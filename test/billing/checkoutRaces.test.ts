@@ -14,7 +14,7 @@ import {
   openSessions,
   openShop,
   type Shop,
-} from "./shop.ts";
+} from "./storefront.ts";
 
 let shop: Shop;
 let second: Awaited<ReturnType<typeof startProcess>>;
@@ -36,8 +36,7 @@ const customersOf = (user: TestUser) =>
   Object.values(shop.stripe.account().objects.customers).filter(({ metadata }) => metadata["user_id"] === user.id);
 const isPost = (path: string) => (request: RecordedRequest) => request.method === "POST" && request.path === path;
 /** Who had the lease is dead, and its time is over. */
-const passTime = (user: TestUser) =>
-  shop.reef.sql`update stripe_leases set until = now() where user_id = ${user.id}`;
+const passTime = (user: TestUser) => shop.reef.sql`update stripe_leases set until = now() where user_id = ${user.id}`;
 
 async function expectOne(user: TestUser, url?: string): Promise<void> {
   const [customer, ...others] = customersOf(user);
@@ -136,7 +135,11 @@ async function startChild(): Promise<{ url: string; kill(): Promise<void> }> {
   };
   close.push(kill);
   const url = `http://127.0.0.1:${port}`;
-  const answers = () => fetch(`${url}/livez`).then(({ ok }) => ok, () => false);
+  const answers = () =>
+    fetch(`${url}/livez`).then(
+      ({ ok }) => ok,
+      () => false,
+    );
   await until("the child answers", answers, 20_000);
   return { url, kill };
 }
@@ -158,8 +161,11 @@ for (const path of CALLS) {
     const { status, body } = await checkout(user, "pro");
     expect(status).toBe(200);
     await expectOne(user, body.checkout_url);
-    expect(Object.values(shop.stripe.account().objects.checkoutSessions).filter((one) =>
-      one.client_reference_id === user.id)).toHaveLength(1);
+    expect(
+      Object.values(shop.stripe.account().objects.checkoutSessions).filter(
+        (one) => one.client_reference_id === user.id,
+      ),
+    ).toHaveLength(1);
   }, 60_000);
 }
 
@@ -195,7 +201,7 @@ test("who stood still until the lease was over takes back what it made, and give
   const user = await makeUser(shop.reef);
   let other: Answer | undefined;
   const taken = Promise.withResolvers<void>();
-  shop.stripe.failNext({ delayMs: 400 }, (request) => {
+  shop.stripe.failNext({ until: taken.promise }, (request) => {
     if (!isPost("/v1/checkout/sessions")(request)) return false;
     void passTime(user)
       .then(() => buyAt(second.url, user, "premium"))

@@ -2,9 +2,8 @@ import { afterEach, expect, test } from "bun:test";
 import { join, resolve } from "node:path";
 import { call } from "../factories.ts";
 import { startFakeStripe, type FakeStripe } from "../fakes/stripe.ts";
-import type { RecordedRequest } from "../fakes/stripeRequests.ts";
 import { startProcess, startTestReef, type TestReef } from "../harness.ts";
-import { keysOf, stock } from "./shop.ts";
+import { keysOf, stock } from "./storefront.ts";
 
 const ADMIN = join(resolve(import.meta.dir, "../.."), "src/jobs/admin.ts");
 let stripe: FakeStripe;
@@ -40,11 +39,11 @@ const available = async (url = reef.url) =>
 /** What must be so after any run that ended well. */
 async function expectStocked(mode: "live" | "test" = "test"): Promise<void> {
   const active = prices(mode).filter((price) => price.active);
-  expect(active.map(({ lookup_key: key, unit_amount: cents }) => [key, cents]).toSorted()).toEqual([
-    ["reef_premium_monthly", 1299],
-    ["reef_premium_yearly", 12999],
-    ["reef_pro_monthly", 699],
-    ["reef_pro_yearly", 6999],
+  expect(active.map(({ lookup_key: key, unit_amount: cents }) => `${key} ${cents}`).toSorted()).toEqual([
+    "reef_premium_monthly 1299",
+    "reef_premium_yearly 12999",
+    "reef_pro_monthly 699",
+    "reef_pro_yearly 6999",
   ]);
   expect(Object.keys(stripe.account(mode).objects.products).toSorted()).toEqual(["reef_premium", "reef_pro"]);
   const current = (await rows(mode === "live")).filter((row) => row.current);
@@ -61,7 +60,11 @@ test("by hand: it prints what it did, and nothing the second time; the plans are
   const first = await run(reef.env, "sync-prices");
   expect(first.code).toBe(0);
   expect(first.lines[0]).toBe("mode: test");
-  for (const words of ["pro: product reef_pro made", /^premium yearly: price price_\w+ made, 129\.99 USD$/, /^portal: /])
+  for (const words of [
+    "pro: product reef_pro made",
+    /^premium yearly: price price_\w+ made, 129\.99 USD$/,
+    /^portal: /,
+  ])
     expect(first.lines).toContainEqual(typeof words === "string" ? words : expect.stringMatching(words));
   expect(first.lines.at(-1)).toMatch(/^Done: \d+ changes\.$/);
   await expectStocked();
@@ -79,7 +82,10 @@ test("misuse, no key, a wrong key, no Stripe: a sentence and an exit code; the h
   expect((await run({}, "sync-prices", "--help")).lines[0]).toBe("npm run admin -- stripe sync-prices");
   expect((await run(reef.env, "sync-prices", "now")).code).toBe(2);
   const { STRIPE_SECRET_KEY: _, ...keyless } = reef.env;
-  expect(await run(keyless, "sync-prices")).toMatchObject({ code: 2, said: expect.stringContaining("nothing is sold") });
+  expect(await run(keyless, "sync-prices")).toMatchObject({
+    code: 2,
+    said: expect.stringContaining("nothing is sold"),
+  });
   const wrong = await run({ ...reef.env, STRIPE_SECRET_KEY: "sk_test_wrong" }, "sync-prices");
   expect([wrong.code, wrong.said.includes("StripeAuthenticationError 401"), wrong.said.includes("wrong")]).toEqual([
     1,
@@ -172,7 +178,7 @@ test("cut off before or after any of its calls, and run again: it is right, with
       account.objects.products = empty ? {} : structuredClone(fresh.test.objects.products);
       account.objects.portalConfigurations = {};
       let seen = 0;
-      stripe.fault = (_: RecordedRequest) => (seen++ === Math.floor(n / 2) ? { cut: when } : null);
+      stripe.fault = () => (seen++ === Math.floor(n / 2) ? { cut: when } : null);
       const failed = await stock(reef).then(
         () => false,
         () => true,
