@@ -43,12 +43,15 @@ const TABLE: Record<string, "public" | "user" | "operator"> = {
   "POST /api/subscription/portal": "user",
   "POST /api/subscription/cancel": "user",
   "POST /api/subscription/resume": "user",
+  "POST /api/webhooks/stripe": "public",
   "GET /metrics": "operator",
   "GET /api/admin/users": "operator",
   "GET /api/admin/users/:id": "operator",
   "POST /api/admin/users/:id/suspend": "operator",
   "POST /api/admin/users/:id/restore": "operator",
   "POST /api/admin/users/:id/end-sessions": "operator",
+  "POST /api/admin/users/:id/grant": "operator",
+  "DELETE /api/admin/users/:id/grant": "operator",
   "GET /api/admin/audit": "operator",
 };
 const DOCUMENTS = [
@@ -77,12 +80,18 @@ const WITH_BODY = new Set([
   "DELETE /api/user/account",
   "POST /api/subscription/checkout",
   "POST /api/admin/users/:id/suspend",
+  "POST /api/admin/users/:id/grant",
 ]);
 /** A body that fits, where a route needs one. */
 const FITTING: Record<string, object> = {
   "PUT /api/auth/sessions/:id": { device_name: "Mine now" },
   "PUT /api/assistants/:id": { display_name: "Mine now" },
   "POST /api/assistants/:id/messages": { content: "hi", client_id: crypto.randomUUID() },
+};
+
+const OPERATOR_BODIES: Record<string, object> = {
+  "POST /api/admin/users/:id/suspend": { reason: "test" },
+  "POST /api/admin/users/:id/grant": { plan: "pro" },
 };
 
 let reef: TestReef;
@@ -208,7 +217,7 @@ describe("every user route", () => {
 describe("operator routes", () => {
   for (const route of Object.keys(TABLE).filter((name) => name.includes("/api/admin"))) {
     const [method, path] = split(route);
-    const body = route.endsWith("/suspend") ? { reason: "test" } : undefined;
+    const body = OPERATOR_BODIES[route];
     test(`${route}: no token, a user's, a suspended user's, an unknown and a revoked one are the same 401`, async () => {
       const suspended = await makeUser(reef);
       await reef.sql`update users set status = 'suspended' where id = ${suspended.id}`;
