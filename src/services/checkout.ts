@@ -86,7 +86,7 @@ interface Sale {
   price: StripePrice;
 }
 
-async function getPrice(deps: Deps, { plan, cycle }: { plan: string; cycle: BillingCycle }): Promise<StripePrice> {
+async function getPrice(deps: SaleDeps, { plan, cycle }: { plan: string; cycle: BillingCycle }): Promise<StripePrice> {
   const paidPlans = (await listPlans(deps.sql, null)).filter((one) => one.priceMonthMicroUsd > 0);
   if (!paidPlans.some((one) => one.plan === plan)) {
     const names = paidPlans.map((one) => one.plan).join(", ");
