@@ -20,13 +20,17 @@ export interface PlanState {
   chatModel: string;
   limit: number;
   active: number;
+  /** Whose time to pay is over: Stripe may know better by now. */
+  overdueCustomerId: string | null;
 }
 
 /** Null for somebody who is leaving, or is gone: nothing is applied to them any more. */
 export async function findPlanState(sql: Queryable, userId: string): Promise<PlanState | null> {
   const [row] = await sql<PlanState[]>`
     select u.applied_plan as applied, p.plan, p.chat_model, p.assistants as "limit",
-      (select count(*)::int from assistants a where a.user_id = u.id and a.status = 'active') as active
+      (select count(*)::int from assistants a where a.user_id = u.id and a.status = 'active') as active,
+      (select c.customer_id from stripe_customers c join subscriptions s on s.user_id = c.user_id and s.source = 'stripe'
+        where c.user_id = u.id and s.status = 'past_due' and s.grace_until <= now()) as overdue_customer_id
     from users u join plan_limits p on p.plan = plan_of(u.id)
     where u.id = ${userId} and u.status <> 'deleting'`;
   return row ?? null;

@@ -151,8 +151,14 @@ async function patiently<T>(ask: () => Promise<T>, signal?: AbortSignal): Promis
     try {
       return await ask();
     } catch (error) {
-      if (tries + 1 >= TRIES || signal?.aborted) throw error;
+      if (tries + 1 >= TRIES || signal?.aborted || !mayPass(error)) throw error;
       await sleep(backoffDelay(tries, BACKOFF_MS, BACKOFF_CAP_MS), signal);
     }
   }
+}
+
+/** A refusal of Stripe's stays one; its limits, its faults and the network's pass. */
+function mayPass(error: unknown): boolean {
+  const { statusCode } = error as { statusCode?: number };
+  return statusCode === undefined || statusCode === 429 || statusCode >= 500;
 }

@@ -60,10 +60,10 @@ export function startPlanKeeper(deps: BillingDeps): PlanKeeper {
   };
 }
 
-async function keepApplied({ sql }: BillingDeps, userId: string): Promise<void> {
-  const state = await findPlanState(sql, userId);
-  if (state && (state.applied !== state.plan || state.active > state.limit))
-    await sql.begin((tx) => applyPlan(tx, userId, JOB));
+async function keepApplied(deps: BillingDeps, userId: string): Promise<void> {
+  const state = await findPlanState(deps.sql, userId);
+  if (!state || (state.applied === state.plan && state.active <= state.limit)) return;
+  await endPlan(deps, { userId, customerId: state.overdueCustomerId });
 }
 
 async function endPlan(deps: BillingDeps, { userId, customerId }: EndedPlan): Promise<void> {

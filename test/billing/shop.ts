@@ -38,6 +38,8 @@ export async function openShop(env: Record<string, string> = {}, fake: FakeStrip
   });
   deliverTo(stripe, reef.url);
   const { sql } = reef;
+  // Nothing is put right behind a test's back: a reconciliation has just been.
+  await until("Redis is there", () => reef.deps.redis.set("billing:slot", "test").catch(() => null));
   const prices = await makePrices(stripe, sql);
   return {
     reef,

@@ -127,7 +127,7 @@ test("it is answered when it is stored, not before; and 503 when it can't be", a
     await tx`lock table stripe_events in share mode`;
     void post(shop, body, sign(body)).then(({ status }) => (answered = status));
     await until("it waits to be stored", async () => {
-      const waiting = await tx`
+      const waiting = await shop.sql`
         select 1 from pg_stat_activity where wait_event_type = 'Lock' and query like '%insert into stripe_events%'`;
       return waiting.length > 0;
     });
