@@ -96,7 +96,8 @@ async function ensurePrices(
     }
     for (const [n, one] of its.entries()) {
       const price = found[n] ?? (await makePrice(catalog, productId, one, say));
-      if (await keep(deps, price, one)) say(`${name(one)}: ${price.id} is sold now, ${dollars(price)}`);
+      const isNew = await keep(deps, price, one);
+      if (isNew && found[n]) say(`${name(one)}: price ${price.id} found, ${dollars(price)}`);
       current.push(price);
     }
     await retire(deps, catalog, { plan, productId, current }, say);
@@ -166,10 +167,9 @@ async function ensurePortal(
   );
   const livemode = stripe.isLive;
   const { id, was } = await catalog.ensurePortal(products);
-  if (was !== "found") say(`portal: its settings ${id} ${was}`);
-  if ((await findPortal(sql, livemode)) === id) return;
-  await savePortal(sql, { livemode, configurationId: id });
-  say(`portal: ${id} is used now`);
+  const known = (await findPortal(sql, livemode)) === id;
+  if (!known) await savePortal(sql, { livemode, configurationId: id });
+  if (!known || was !== "found") say(`portal: settings ${id} ${was}`);
 }
 
 function toRow(price: CatalogPrice, livemode: boolean, plan: string, cycle: BillingCycle): StripePrice {

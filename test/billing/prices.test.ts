@@ -152,7 +152,7 @@ test("what somebody made under our keys is used; what is theirs beside it is lef
   await reef.sql`delete from stripe_prices`;
   await reef.sql`delete from stripe_portals`;
   const said = await stock(reef);
-  expect([said.length, said.every((line) => /is (sold|used) now/.test(line))]).toEqual([5, true]);
+  expect([said.length, said.every((line) => / found(, |$)/.test(line))]).toEqual([5, true]);
   await expectStockedBeside("price_foreign");
 });
 
@@ -166,30 +166,31 @@ test("cut off before or after any of its calls, and run again: it is right, with
   await reef.sql`update plan_limits set price_month_micro_usd = 5000000 where plan = 'pro'`;
   await stock(reef);
   await reef.sql`update plan_limits set price_month_micro_usd = 6990000 where plan = 'pro'`;
-  const fresh = stripe.snapshot();
-  for (const when of ["beforeWork", "afterWork"] as const) {
-    for (let n = 0; ; n++) {
-      // Each round begins anew: from nothing (even) or from an older amount (odd).
+  const older = stripe.snapshot().test.objects;
+  const none = { prices: {}, products: {} };
+  for (const [when, from, calls] of [
+    ["beforeWork", none, 12],
+    ["afterWork", none, 12],
+    ["beforeWork", older, 8],
+    ["afterWork", older, 8],
+  ] as const) {
+    let cut = true;
+    for (let n = 0; cut; n++) {
       await reef.sql`delete from stripe_prices`;
       await reef.sql`delete from stripe_portals`;
-      const account = stripe.account();
-      const empty = n % 2 === 0;
-      account.objects.prices = empty ? {} : structuredClone(fresh.test.objects.prices);
-      account.objects.products = empty ? {} : structuredClone(fresh.test.objects.products);
-      account.objects.portalConfigurations = {};
+      const { objects } = stripe.account();
+      objects.prices = structuredClone(from.prices);
+      objects.products = structuredClone(from.products);
+      objects.portalConfigurations = {};
       let seen = 0;
-      stripe.fault = () => (seen++ === Math.floor(n / 2) ? { cut: when } : null);
-      const failed = await stock(reef).then(
-        () => false,
-        () => true,
-      );
+      stripe.fault = () => (seen++ === n ? { cut: when } : null);
+      await stock(reef).catch(() => undefined);
+      cut = seen > n;
       stripe.fault = null;
       await stock(reef);
       await expectStocked();
       expect(await stock(reef)).toEqual([]);
-      if (failed || n % 2 === 0) continue;
-      expect(n).toBeGreaterThan(20);
-      break;
+      if (!cut) expect(n).toBeGreaterThan(calls);
     }
   }
 }, 60_000);

@@ -54,7 +54,7 @@ test("no time left: nothing is asked", async () => {
   const late = createStripeSales(stripe).within(() => {
     throw new Error("too late");
   });
-  await expect(late.listOpenCheckouts("cus_1")).rejects.toThrow("too late");
+  expect(await late.listOpenCheckouts("cus_1").catch((error: Error) => error.message)).toBe("too late");
   expect(keeper.keys).toEqual([]);
   await keeper.stop();
 });
