@@ -5,6 +5,9 @@ import { unlessMissing } from "./stripeSales.ts";
 /** A call to Stripe; what takes longer has failed. */
 const CALL_MS = 20_000;
 
+/** Stripe takes no more in a request. */
+const KEYS_AT_ONCE = 10;
+
 /** A price as Stripe has it. */
 export interface CatalogPrice {
   id: string;
@@ -59,8 +62,13 @@ function productCalls(stripe: Stripe, limits: Limits) {
 function priceCalls(stripe: Stripe, limits: Limits) {
   return {
     async listPricesByKey(lookupKeys: string[]): Promise<CatalogPrice[]> {
-      const page = await stripe.prices.list({ lookup_keys: lookupKeys, limit: 100 }, limits);
-      return page.data.map(toCatalogPrice);
+      const found: CatalogPrice[] = [];
+      for (let n = 0; n < lookupKeys.length; n += KEYS_AT_ONCE) {
+        const lookup_keys = lookupKeys.slice(n, n + KEYS_AT_ONCE);
+        const page = await stripe.prices.list({ lookup_keys, limit: 100 }, limits);
+        found.push(...page.data.map(toCatalogPrice));
+      }
+      return found;
     },
     /** All of a product's, archived ones too; none of a product that is not there. */
     async listPricesOf(productId: string): Promise<CatalogPrice[]> {

@@ -92,6 +92,8 @@ export function renderFailure(deps: Pick<Deps, "log">, userId: string, error: un
 export async function syncNow(deps: BillingDeps, lease: StripeLease, customerId: string): Promise<void> {
   const { outcome } = await lease.within(syncCustomer(deps, customerId), "the sync");
   if (outcome === "unknown_price" || outcome === "missing_customer") throw new AppError("billing_not_configured");
+  // Another customer has taken its place just now.
+  if (outcome === "unknown_customer") throw new AppError("billing_unavailable", { retry_after: 1 });
 }
 
 async function waitForLease(

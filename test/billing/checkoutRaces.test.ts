@@ -75,13 +75,14 @@ test("twenty at once for different plans: one customer, one open checkout, which
 }, 60_000);
 
 test("paid on one device while others ask for this plan and another: one subscription, whenever it is paid", async () => {
-  for (let round = 0; round < 12; round++) {
+  for (let n = 0; n < 24; n++) {
+    const round = Math.floor(n / 2);
     const user = await makeUser(shop.reef);
     const { checkout_url: url } = (await checkout(user, "pro")).body;
     const asking = Promise.all([
       buyAt(second.url, user, "premium"),
-      buyAt(shop.reef.url, user, "pro"),
-      buyAt(second.url, user, "pro", "yearly"),
+      // Alone, too: who comes next would put right what the first did wrong.
+      ...(n % 2 ? [buyAt(shop.reef.url, user, "pro"), buyAt(second.url, user, "pro", "yearly")] : []),
     ]);
     // At each of the requests that the others make to Stripe, one round after the other.
     let seen = 0;
@@ -94,7 +95,7 @@ test("paid on one device while others ask for this plan and another: one subscri
     payIfOpen(url);
     for (const answer of answers) if (answer.status === 200) payIfOpen(answer.body.checkout_url);
     const customer = await customerOf(shop, user);
-    expect([round, liveSubscriptions(shop, customer).length]).toEqual([round, 1]);
+    expect([n, liveSubscriptions(shop, customer).length]).toEqual([n, 1]);
     expect(shop.stripe.truth(customer).charges.length).toBe(1);
   }
 }, 60_000);

@@ -1,5 +1,7 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { makeUser, type Answer, type TestUser } from "../factories.ts";
+import { newId } from "../../src/lib/ids.ts";
+import { openCheckout } from "../../src/services/checkout.ts";
+import { makeUser, type TestUser } from "../factories.ts";
 import { createSubscription } from "../fakes/stripeSubscriptions.ts";
 import { startProcess, until } from "../harness.ts";
 import {
@@ -68,26 +70,41 @@ test("a checkout that is open when the person leaves is taken back: nobody can p
 test("a checkout that is being made while the person leaves: the deletion waits for it, and takes it back", async () => {
   const user = await makeUser(shop.reef);
   const made = Promise.withResolvers<void>();
-  let late: Promise<Answer> | undefined;
-  const begun = new Promise<void>((resolve) => {
-    shop.stripe.failNext({ until: made.promise }, ({ method, path }) => {
-      const creates = method === "POST" && path === "/v1/checkout/sessions";
-      if (creates) resolve();
-      return creates;
-    });
-    late = checkout(user, "pro");
+  const asked = Promise.withResolvers<void>();
+  shop.stripe.failNext({ until: made.promise }, ({ method, path }) => {
+    const creates = method === "POST" && path === "/v1/checkout/sessions";
+    if (creates) asked.resolve();
+    return creates;
   });
-  await begun;
+  const late = checkout(user, "pro");
+  await asked.promise;
   expect((await leave(user)).status).toBe(202);
-  await until("the deletion has begun", async () => (await stepOf(user))?.step === "subscription");
+  await until("the deletion has waited in vain, or has not waited", async () => {
+    const deletion = await stepOf(user);
+    return deletion?.lastError ?? deletion?.step !== "subscription";
+  });
   made.resolve();
-  await late;
+  // It has waited as long as the deletion, and gives nothing out.
+  expect((await late).status).toBe(503);
+  await shop.reef.sql`update account_deletions set next_attempt_at = now() where user_id = ${user.id}`;
   await isGone(user);
   const sessions = Object.values(shop.stripe.account().objects.checkoutSessions);
   const mine = sessions.filter((session) => session.client_reference_id === user.id);
-  expect(mine.map(({ status }) => status)).toEqual(["expired"]);
+  // Stripe came to it when there was no customer any more, or the deletion has found it.
+  expect(mine.filter(({ status }) => status !== "expired")).toEqual([]);
   expect(customersOf(user)).toEqual([]);
 }, 60_000);
+
+test("a request that was let in before the person left finds the door closed", async () => {
+  const user = await makeUser(shop.reef);
+  await shop.reef.sql`update users set status = 'deleting' where id = ${user.id}`;
+  const before = shop.stripe.requests.length;
+  const actor = { kind: "user", userId: user.id, sessionId: newId(), expiresAt: 0 } as const;
+  const refused = await openCheckout(shop.reef.deps, actor, { plan: "pro", cycle: "monthly" }).catch(
+    (error: { code?: string }) => error.code,
+  );
+  expect([refused, shop.stripe.requests.length]).toEqual(["account_suspended", before]);
+});
 
 test("paid in the very moment: it is ended, too", async () => {
   const user = await makeUser(shop.reef);
