@@ -29,7 +29,7 @@ const counts = async () => {
 };
 
 beforeAll(async () => {
-  ({ reef, people, failed, stopped, purged } = await makeTown(22));
+  ({ reef, people, failed, stopped, purged } = await makeTown(24));
   // Nobody repairs what is planted.
   await reef.stopProcess();
   deps = createDeps(loadConfig(reef.env), createLog("silent"));
@@ -285,6 +285,35 @@ const CASES: [string, string[], (person: Person) => Promise<Undo>][] = [
       await sql`update usage_logs set user_id = ${stopped.user.id} where user_id = ${user.id}`;
       await sql`delete from daily_usage where user_id = ${user.id}`;
       await sql`update daily_usage set text_messages = text_messages + 1 where user_id = ${stopped.user.id}`;
+    },
+  ],
+  [
+    "an event of Stripe's that nobody works at",
+    ["billing_inbox"],
+    async () =>
+      void (await sql`insert into stripe_events (id, type, created_at, received_at)
+        values ('evt_1', 'invoice.paid', now(), now() - interval '6 minutes')`),
+  ],
+  [
+    "a plan that was applied and is not in force",
+    ["billing_applied"],
+    async ({ user }) => void (await sql`update users set applied_plan = 'pro' where id = ${user.id}`),
+  ],
+  [
+    "more assistants active than the plan gives",
+    ["billing_fitted"],
+    async ({ user }) =>
+      void (await sql`insert into assistants (id, user_id, gateway_id, agent_id, voice, model)
+        values (${newId()}, ${user.id}, 'main', ${`agent_${newId().replaceAll("-", "").slice(0, 20)}`}, 'nova', 'm')`),
+  ],
+  [
+    "two current prices of one plan",
+    ["billing_prices"],
+    async () => {
+      await sql`drop index stripe_prices_current`;
+      for (const id of ["price_1", "price_2"])
+        await sql`insert into stripe_prices (price_id, plan, cycle, livemode, product_id, amount_micro_usd)
+          values (${id}, 'pro', 'monthly', true, 'prod_1', 1)`;
     },
   ],
 ];
