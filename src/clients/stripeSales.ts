@@ -39,6 +39,7 @@ export function createStripeSales(stripe: Stripe) {
       return {
         ...customerCalls(stripe, limits),
         ...checkoutCalls(stripe, limits),
+        ...portalCalls(stripe, limits),
         ...subscriptionCalls(stripe, limits),
       };
     },
@@ -145,7 +146,7 @@ function toOpenCheckout(session: Stripe.Checkout.Session): OpenCheckout | null {
   return { id: session.id, url: session.url, priceId, expiresAt: new Date(session.expires_at * 1000) };
 }
 
-function subscriptionCalls(stripe: Stripe, limits: Limits) {
+function portalCalls(stripe: Stripe, limits: Limits) {
   return {
     /** A page where the person sees invoices, card and subscription; with `change` only to confirm that. */
     async openPortal(input: {
@@ -166,15 +167,19 @@ function subscriptionCalls(stripe: Stripe, limits: Limits) {
       );
       return session.url;
     },
+  };
+}
+
+function subscriptionCalls(stripe: Stripe, limits: Limits) {
+  return {
     async findSubscription(id: string): Promise<ChangeableSubscription | null> {
       const found = await unlessMissing(stripe.subscriptions.retrieve(id, {}, limits()));
       return found && toChangeable(found);
     },
     /** What lives of a customer's, however it stands. */
     async listLivingSubscriptions(customerId: string): Promise<string[]> {
-      const page = await unlessMissing(
-        stripe.subscriptions.list({ customer: customerId, status: "all", limit: 100 }, limits()),
-      );
+      // Unless asked for, Stripe leaves out what was cancelled.
+      const page = await unlessMissing(stripe.subscriptions.list({ customer: customerId, limit: 100 }, limits()));
       return (page?.data ?? []).filter(({ status }) => !OVER.includes(status)).map(({ id }) => id);
     },
     /** It ends with what is paid for; nothing else waits for that moment then. */
@@ -188,9 +193,6 @@ function subscriptionCalls(stripe: Stripe, limits: Limits) {
       if (endsBy === null) return;
       const change = endsBy === "date" ? { cancel_at: "" as const } : { cancel_at_period_end: false };
       await stripe.subscriptions.update(id, change, limits());
-    },
-    async releaseSchedule(id: string): Promise<void> {
-      await release(stripe, id, limits);
     },
     /**
      * Drops a subscription that was never paid. Its invoice first: Stripe voids none that was paid meanwhile, and nobody can

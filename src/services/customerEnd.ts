@@ -1,3 +1,4 @@
+import { isCustomerGone } from "../clients/stripeTrouble.ts";
 import { findStripeTraces } from "../db/deletions.ts";
 import type { Deps } from "../deps.ts";
 import { withStripeLease } from "./stripeWork.ts";
@@ -30,10 +31,16 @@ export async function endCustomer(
       for (const id of await calls.findCustomers({ email, userId })) customers.add(id);
     const living = new Set(subscriptionId === null ? [] : [subscriptionId]);
     for (const id of customers) {
-      for (const { id: checkout } of await calls.listOpenCheckouts(id)) await calls.expireCheckout(checkout);
+      const open = await calls.listOpenCheckouts(id).catch(noneIfGone);
+      for (const { id: checkout } of open) await calls.expireCheckout(checkout);
       for (const subscription of await calls.listLivingSubscriptions(id)) living.add(subscription);
     }
     for (const id of living) await lease.within(cancel(id), "cancelling");
     for (const id of customers) await calls.deleteCustomer(id);
   });
+}
+
+function noneIfGone(error: unknown): never[] {
+  if (isCustomerGone(error)) return [];
+  throw error;
 }
