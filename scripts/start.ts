@@ -138,7 +138,11 @@ async function startModel(run: Run): Promise<{ OPENAI_API_KEY: string; OPENAI_BA
 
 /** Without Stripe's key people pay with play money; never in production, where nothing is sold then. */
 async function startShop(run: Run, options: { nodeEnv: string; file: string; url: string }): Promise<PlayShop | null> {
-  if (env("STRIPE_SECRET_KEY") || options.nodeEnv === "production") return null;
+  if (env("STRIPE_SECRET_KEY")) return null;
+  if (options.nodeEnv === "production") {
+    run.say("no STRIPE_SECRET_KEY: nothing is sold");
+    return null;
+  }
   const shop = await startPlayShop({ file: options.file, deliverTo: `${options.url}/api/webhooks/stripe` });
   run.add("play shop", { stop: () => shop.stop(), kill: () => undefined });
   run.say(`no STRIPE_SECRET_KEY: a play shop takes play money at ${shop.url}`);

@@ -66,6 +66,9 @@ for (const [name, fault] of Object.entries(FAULTS)) {
     }
   }, 60_000);
 
+  // To us a 429 and a 500 before the work are the same from here on.
+  if (name === "429" || name === "500 before") continue;
+
   test(`${name} at any call of a change to another plan: one checkout in the end, one subscription when it is paid`, async () => {
     for (let n = 0; ; n++) {
       const user = await makeUser(shop.reef);
