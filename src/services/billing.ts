@@ -7,7 +7,7 @@ import { describeError } from "../lib/errors.ts";
 import { choosePaid, ENTITLING, isLive, mayOwe, type Choice, type Read } from "./billingChoice.ts";
 import { applyPlan } from "./billingPlan.ts";
 import { sendMail } from "./mail.ts";
-import { planChanged } from "./usage.ts";
+import { forgetOldPlan } from "./usageCache.ts";
 
 /*
  * What a person pays for is what Stripe says now, fetched. Webhooks, the app's questions and the reconciliation all end
@@ -87,7 +87,7 @@ async function fetchAndStore(deps: BillingDeps, fetch: Fetch): Promise<Synced> {
   if (answer.unknown.length > 0) return { outcome: "unknown_price", changed: false };
   const { planIsNew, ...synced } = await deps.sql.begin((sql) => store(deps, sql, fetch, answer));
   // Every process hears of it by a notice; whoever asks next may be faster.
-  if (planIsNew) await planChanged(deps, fetch.userId);
+  if (planIsNew) await forgetOldPlan(deps.redis, fetch.userId);
   return synced;
 }
 
@@ -115,7 +115,7 @@ async function store(
   if (after && owesAnew(before, after)) await mailFailure(sql, userId, after);
   const planIsNew = await applyPlan(sql, userId, STRIPE);
   // Nobody may be refused by the old plan once this is committed.
-  if (planIsNew) await planChanged(deps, userId);
+  if (planIsNew) await forgetOldPlan(deps.redis, userId);
   return { outcome: "stored", changed, planIsNew };
 }
 

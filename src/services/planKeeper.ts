@@ -36,15 +36,25 @@ export function startPlanKeeper(deps: BillingDeps): PlanKeeper {
         for (const userId of await listUnapplied(deps.sql)) told.add(userId);
         all = false;
       }
-      for (const userId of told) {
+      const failures: unknown[] = [];
+      // One who can't be served holds up nobody else.
+      const attempt = (work: Promise<void>) => work.catch((error: unknown) => void failures.push(error));
+      const heard = [...told];
+      told.clear();
+      for (const userId of heard) {
         if (signal.aborted) return;
-        await keepApplied(deps, userId);
-        told.delete(userId);
+        await attempt(
+          keepApplied(deps, userId).catch((error: unknown) => {
+            told.add(userId);
+            throw error;
+          }),
+        );
       }
       for (const ended of await listEndedPlans(deps.sql, { limit: AT_ONCE })) {
         if (signal.aborted) return;
-        await endPlan(deps, ended);
+        await attempt(endPlan(deps, ended));
       }
+      if (failures.length > 0) throw failures[0];
     },
   });
   return {

@@ -5,8 +5,8 @@ import type { Deps } from "../deps.ts";
 
 /*
  * What Redis remembers of a user's day, only to say a cheap "no" to somebody who has used it up; never a "yes".
- * `plan:{userId}`: the plan's limits and the day in force, for five minutes. A changed plan puts a mark in its place for some
- * seconds, so that whoever read the old one just before can't bring it back.
+ * `plan:{userId}`: the plan's limits and the day in force, for five minutes. Whoever changes a plan puts a mark in
+ * its place for some seconds, so that who has read the old one just before can't bring it back.
  * `ratelimit:{userId}:{date}`: the day's totals as Postgres last returned them, written where they reached a limit or came
  * down. Of two readings the later one stays (`version`), so a "full" that was overtaken by a release can't come back.
  */
@@ -48,6 +48,10 @@ if redis.call('get', KEYS[1]) == '${CHANGED}' then return 0 end
 redis.call('set', KEYS[1], ARGV[1], 'px', ARGV[2])
 return 1`;
 
+const FORGET = `
+if redis.call('get', KEYS[1]) == '${CHANGED}' then return 0 end
+return redis.call('del', KEYS[1])`;
+
 const WRITE = `
 local held = redis.call('get', KEYS[1])
 if held and cjson.decode(held).version > tonumber(ARGV[2]) then return 0 end
@@ -77,8 +81,13 @@ export async function keepPlan(deps: CacheDeps, userId: string, usage: Usage): P
   await deps.redis.eval(KEEP, 1, `plan:${userId}`, JSON.stringify(plan), Math.ceil(lifeMs)).catch(() => 0);
 }
 
-/** Forgets a plan: it has changed. */
+/** Forgets a plan: it has changed, perhaps. */
 export async function forgetPlan(redis: Redis, userId: string): Promise<void> {
+  await redis.eval(FORGET, 1, `plan:${userId}`).catch(() => 0);
+}
+
+/** Forgets a plan that is just being changed, and whatever anybody still brings of the old one. */
+export async function forgetOldPlan(redis: Redis, userId: string): Promise<void> {
   await redis.set(`plan:${userId}`, CHANGED, "PX", CHANGED_MS).catch(() => null);
 }
 

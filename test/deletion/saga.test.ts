@@ -126,7 +126,8 @@ async function expectGone({ user, customer, subscription, checkout }: Person): P
   expect(apple.refreshTokens.get(`token of ${user.id}`)?.live).toBe(false);
   const mails = await deps.sql`select 1 from outbox where recipient = ${user.email} and template = 'deletion-finished'`;
   expect(mails.length).toBe(1);
-  const audits = await deps.sql`select action from audit_log where subject_user_id = ${user.id} order by id`;
+  const audits = await deps.sql`select action from audit_log
+    where subject_user_id = ${user.id} and action not like 'subscription.%' order by id`;
   expect(audits.map((row) => row["action"])).toEqual([
     "account.signup",
     "account.deletion_requested",
@@ -217,7 +218,8 @@ test("a provider that never takes its token back keeps nobody's data: given up a
   await reaches(user, "done");
   apple.trouble = null;
   expect(await listTablesOf(deps.sql, user.id)).toEqual(["account_deletions"]);
-  const audits = await deps.sql`select action from audit_log where subject_user_id = ${user.id} order by id`;
+  const audits = await deps.sql`select action from audit_log
+    where subject_user_id = ${user.id} and action not like 'subscription.%' order by id`;
   expect(audits.map((row) => row["action"])).toContain("identity.revocation_failed");
   await stop(loop);
 }, 40_000);
@@ -232,7 +234,8 @@ test("without the provider's key, or with a token that can't be read, the deleti
   for (const user of [keyless, unreadable]) {
     await ask(user);
     await reaches(user, "done");
-    const audits = await deps.sql`select action from audit_log where subject_user_id = ${user.id} order by id`;
+    const audits = await deps.sql`select action from audit_log
+    where subject_user_id = ${user.id} and action not like 'subscription.%' order by id`;
     expect(audits.map((row) => row["action"])).toContain("identity.revocation_failed");
   }
   await stop(loop);
