@@ -5,6 +5,7 @@ import { parseArgs } from "node:util";
 import type { AssistantBody } from "../src/protocol/api.ts";
 import { createCall } from "./services/chatApi.ts";
 import { openChatLink, type ChatLink } from "./services/chatLink.ts";
+import { answerPlan } from "./services/chatPlan.ts";
 import { explain } from "./services/process.ts";
 import { dataDir, env, loadEnvFile, urlOf } from "./services/settings.ts";
 
@@ -16,7 +17,7 @@ const help = `Talks with your assistant in the terminal. Reef must be running (n
 
   --url URL      where Reef is (REEF_URL, or http://HOST:PORT; all may be in .env)
   --fresh        forget who was signed in here
-In the chat: /quit leaves, Ctrl-C stops an answer, twice leaves. Lines can also be piped in.
+In the chat: /plan shows your plan and how to change it, /quit leaves, Ctrl-C stops an answer, twice leaves. Lines can also be piped in.
 You stay signed in by a token in <REEF_DATA_DIR or .data>/chat.json, readable by you only.`;
 
 /** Two Ctrl-C within this time leave. */
@@ -155,8 +156,11 @@ async function talk(link: ChatLink): Promise<void> {
   };
   prompt();
   for await (const line of input) {
-    if (line.trim() === "/quit") break;
-    if (line.trim() !== "") await link.say(line.trim());
+    const text = line.trim();
+    if (text === "/quit") break;
+    const [command, ...words] = text.split(/\s+/);
+    if (command === "/plan") console.log(await answerPlan(call, await renew(), words));
+    else if (text !== "") await link.say(text);
     prompt();
   }
 }
@@ -174,7 +178,7 @@ async function main(): Promise<void> {
     tell: (note) => console.error(note),
   });
   if (options.say === undefined && process.stdin.isTTY)
-    console.log(`You are talking with ${assistant.display_name}. /quit leaves.`);
+    console.log(`You are talking with ${assistant.display_name}. /plan is about your plan, /quit leaves.`);
   await Promise.race([options.say === undefined ? talk(link) : link.say(options.say), link.lost]);
   leave(link);
 }

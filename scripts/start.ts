@@ -4,6 +4,7 @@ import { keepApplication } from "./services/application.ts";
 import { announceMails } from "./services/mailFolder.ts";
 import { openDataFolder } from "./services/dataFolder.ts";
 import { keepGateway } from "./services/gatewayKeeper.ts";
+import { startPlayShop, stockPlayShop, type PlayShop } from "./services/playShop.ts";
 import { startPostgres } from "./services/postgres.ts";
 import { explain, freePort, StartError } from "./services/process.ts";
 import { startRedis } from "./services/redis.ts";
@@ -24,6 +25,7 @@ Environment (or .env; every other variable in .env.example reaches the applicati
   REEF_DATA_DIR                   where everything is kept (.data); one Reef per folder
   REEF_LOGS=1                     the same as --logs
   OPENAI_API_KEY                  the provider's key, for answers and voice; without it a scripted one answers and speaks
+  STRIPE_SECRET_KEY               what people pay goes to this account; without it a play shop takes play money
   OPENAI_BASE_URL                 another provider that speaks the same protocol
   DATABASE_URL, REDIS_URL         your own Postgres and Redis instead of the ones started here
   OPENCLAW_GATEWAY_URL            your own gateway, with OPENCLAW_GATEWAY_TOKEN and OPENCLAW_GATEWAY_DIR`;
@@ -76,10 +78,15 @@ async function start(run: Run, settings: Settings): Promise<void> {
   const folder = (name: string) => join(data.path, name);
   const model = await startModel(run);
   const gatewayPort = freePort();
+  const url = urlOf(settings.host, settings.port);
+  const nodeEnv = env("NODE_ENV") ?? "development";
+  const shop = await startShop(run, { nodeEnv, file: folder("playShop.json"), url });
   const app: Record<string, string | undefined> = {
     ...process.env,
     ...model,
-    NODE_ENV: env("NODE_ENV") ?? "development",
+    ...shop?.env,
+    NODE_ENV: nodeEnv,
+    APP_URL: env("APP_URL") ?? url,
     HOST: settings.host,
     PORT: String(settings.port),
     JWT_SECRET: env("JWT_SECRET") ?? data.secrets.jwtSecret,
@@ -106,7 +113,8 @@ async function start(run: Run, settings: Settings): Promise<void> {
     else void application.then((kept) => kept.replaceAll());
   });
   await Promise.all([gateway, run.waitFor("application", application)]);
-  run.ready(urlOf(settings.host, settings.port));
+  if (shop) await run.waitFor("play shop", stockPlayShop(connected, join(folder("logs"), "jobs.log"), run.say));
+  run.ready(url);
 }
 
 function requireFreePort({ host, port }: Settings): void {
@@ -126,6 +134,19 @@ async function startModel(run: Run): Promise<{ OPENAI_API_KEY: string; OPENAI_BA
   run.add("scripted model", { stop: () => model.close(), kill: () => undefined });
   run.say("no OPENAI_API_KEY: a scripted model answers, hears and speaks");
   return { OPENAI_API_KEY: "scripted", OPENAI_BASE_URL: model.url };
+}
+
+/** Without Stripe's key people pay with play money; never in production, where nothing is sold then. */
+async function startShop(run: Run, options: { nodeEnv: string; file: string; url: string }): Promise<PlayShop | null> {
+  if (env("STRIPE_SECRET_KEY")) return null;
+  if (options.nodeEnv === "production") {
+    run.say("no STRIPE_SECRET_KEY: nothing is sold");
+    return null;
+  }
+  const shop = await startPlayShop({ file: options.file, deliverTo: `${options.url}/api/webhooks/stripe` });
+  run.add("play shop", { stop: () => shop.stop(), kill: () => undefined });
+  run.say(`no STRIPE_SECRET_KEY: a play shop takes play money at ${shop.url}`);
+  return shop;
 }
 
 /** Without a mail server, mails are files here; never in production, where they wait for one. */

@@ -101,9 +101,10 @@ export const environmentSchema = z.object({
   REVEAL_EMAIL_TAKEN: flag(
     "Whether sign-up says that an address has an account; by default only in development",
   ).optional(),
-  APP_URL: url("Where links in mails lead: the app or its web page", /^(https?|[a-z][a-z0-9+.-]*)$/).default(
-    "http://localhost:3000",
-  ),
+  APP_URL: url(
+    "Where links in mails, and Stripe's pages, lead: the app or its web page",
+    /^(https?|[a-z][a-z0-9+.-]*)$/,
+  ).default("http://localhost:3000"),
   SMTP_URL: url(
     "Mail server, e.g. smtps://user:secret@smtp.example.com; without it mails are files",
     /^smtps?$/,

@@ -9,7 +9,9 @@ import { createIdentityProviders, type IdentityProviders } from "./clients/ident
 import { createMailer, type Mailer } from "./clients/mailer.ts";
 import { connectRedis } from "./clients/redis.ts";
 import { createSpeechProvider, type SpeechProvider } from "./clients/speech.ts";
-import { createStripeClient, type StripeClient } from "./clients/stripe.ts";
+import { createStripeClient, openStripe, type StripeClient } from "./clients/stripe.ts";
+import { createStripeCatalog, type StripeCatalog } from "./clients/stripeCatalog.ts";
+import { createStripeSales, type StripeSales } from "./clients/stripeSales.ts";
 import { createWorkspaces, type Workspaces } from "./clients/workspaces.ts";
 import { createAudioInspector, type AudioInspector } from "./lib/audio/inspector.ts";
 import { realClock, type Clock } from "./lib/clock.ts";
@@ -50,6 +52,10 @@ export interface Deps {
   /** What recordings may take of the process's memory. */
   soundMemory: MemoryBudget;
   stripe: StripeClient;
+  /** Null where nothing is sold: there is no STRIPE_SECRET_KEY. */
+  sales: StripeSales | null;
+  /** What is sold; null as above. */
+  catalog: StripeCatalog | null;
   passwords: Passwords;
   localCounts: LocalCounts;
   metrics: Metrics;
@@ -116,10 +122,16 @@ export function createDeps(config: Config, log: Log): Deps {
     audio,
     soundMemory: createMemoryBudget(config.VOICE_MEMORY_BYTES),
     stripe: createStripeClient(config),
+    ...openShop(config),
     localCounts: createLocalCounts(),
     metrics,
     loopDelay,
     onClose,
     close,
   };
+}
+
+function openShop(config: Config): Pick<Deps, "sales" | "catalog"> {
+  const stripe = openStripe(config);
+  return { sales: stripe && createStripeSales(stripe), catalog: stripe && createStripeCatalog(stripe) };
 }

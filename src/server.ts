@@ -20,6 +20,8 @@ import { docsRoutes } from "./routes/docs.ts";
 import { metricsRoutes } from "./routes/metrics.ts";
 import { socialAuthRoutes } from "./routes/socialAuth.ts";
 import { sessionRoutes } from "./routes/sessions.ts";
+import { returnPage } from "./routes/returnPage.ts";
+import { subscriptionRoutes } from "./routes/subscription.ts";
 import { systemRoutes } from "./routes/system.ts";
 import { userRoutes } from "./routes/user.ts";
 import { voiceRoutes } from "./routes/voice.ts";
@@ -59,6 +61,7 @@ export function createServer(deps: Deps, hub: ChatHub, engine: Starter, isDraini
   webhookRoutes(router, deps);
   docsRoutes(app, specs);
   chatRoute(app);
+  returnPage(app);
 
   // Signed-in users
   sessionRoutes(router, deps);
@@ -66,6 +69,7 @@ export function createServer(deps: Deps, hub: ChatHub, engine: Starter, isDraini
   assistantRoutes(router, deps, hub, engine);
   voiceRoutes(router, deps, isDraining);
   accountRoutes(router, deps);
+  subscriptionRoutes(router, deps);
 
   // Operators
   metricsRoutes(router, deps, hub);

@@ -2,7 +2,7 @@ import { writeSync } from "node:fs";
 import type { Log } from "./process.ts";
 
 /** The order of stopping: each before what it stands on. */
-const order = ["application", "gateway", "Redis", "Postgres", "scripted model"];
+const order = ["application", "gateway", "Redis", "Postgres", "play shop", "scripted model"];
 
 type Stoppable = { stop(): Promise<void>; kill(): void };
 

@@ -31,6 +31,7 @@ export const AUDIT_ACTIONS = [
   "operator.token_created",
   "operator.token_revoked",
   "operator.token_refused",
+  "billing.prices_synced",
 ] as const;
 export type AuditAction = (typeof AUDIT_ACTIONS)[number];
 

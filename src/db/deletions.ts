@@ -94,11 +94,29 @@ export async function releaseDeletion(
     where user_id = ${input.userId} and step = ${input.step}`;
 }
 
-/** What Stripe has to cancel. */
-export async function findStripeSubscription(sql: Queryable, userId: string): Promise<string | null> {
-  const [row] = await sql<{ id: string | null }[]>`
-    select stripe_subscription_id as id from subscriptions where user_id = ${userId} and source = 'stripe'`;
-  return row?.id ?? null;
+/** What Stripe may know of a user. */
+export interface StripeTraces {
+  customerId: string | null;
+  /** One that lived when it was last fetched. */
+  subscriptionId: string | null;
+  /** Something was being done there, and it was not seen how that ended. */
+  cutOff: boolean;
+  /** Whether somebody may have to pay for something. */
+  costs: boolean;
+}
+
+/** Null: it never heard of them. */
+export async function findStripeTraces(sql: Queryable, userId: string): Promise<StripeTraces | null> {
+  const [row] = await sql<StripeTraces[]>`
+    select c.customer_id, s.stripe_subscription_id as subscription_id, l.user_id is not null as cut_off,
+      s.stripe_subscription_id is not null or coalesce(c.checkout_expires_at > now(), false) as costs
+    from (select ${userId}::uuid as id) u
+    left join stripe_customers c on c.user_id = u.id
+    left join stripe_leases l on l.user_id = u.id
+    left join subscriptions s on s.user_id = u.id and s.source = 'stripe'
+      and s.status not in ('canceled', 'incomplete_expired')
+    where c.user_id is not null or l.user_id is not null or s.user_id is not null`;
+  return row ?? null;
 }
 
 /** How many of the user's assistants live, and how many have not been purged. */
@@ -132,6 +150,7 @@ export async function deleteUserRows(sql: Queryable, userId: string): Promise<vo
   await sql`delete from idempotency_keys where user_id = ${userId}`;
   await sql`delete from subscriptions where user_id = ${userId}`;
   await sql`delete from stripe_customers where user_id = ${userId}`;
+  await sql`delete from stripe_leases where user_id = ${userId}`;
   await sql`delete from one_time_tokens where user_id = ${userId}`;
   await sql`delete from identities where user_id = ${userId}`;
   await sql`delete from outbox where user_id = ${userId}`;

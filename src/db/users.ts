@@ -36,6 +36,12 @@ export async function createUser(
   return row ?? null;
 }
 
+/** A user's address; null when there is no such user. */
+export async function findEmail(sql: Queryable, userId: string): Promise<string | null> {
+  const [row] = await sql<{ email: string }[]>`select email from users where id = ${userId}`;
+  return row?.email ?? null;
+}
+
 /** For signing in only: the user of an address with the password's hash. */
 export async function findUserWithPassword(
   sql: Queryable,

@@ -19,6 +19,7 @@ const SAYS_WHEN: ErrorCode[] = [
   "voice_unavailable",
   "idempotency_in_progress",
   "provider_unavailable",
+  "billing_unavailable",
   "service_unavailable",
 ];
 /** What a file looks like in a form; a bare one needs no schema. */

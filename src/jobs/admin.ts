@@ -7,6 +7,7 @@ import type { Act, Command } from "./admin/command.ts";
 import { billingCommands } from "./admin/billing.ts";
 import { costCommands } from "./admin/costs.ts";
 import { grantCommands } from "./admin/grants.ts";
+import { stripeCommands } from "./admin/stripe.ts";
 import { tokenCommands } from "./admin/tokens.ts";
 
 /** Every command by its words. */
@@ -15,6 +16,7 @@ const commands: Record<string, Command> = {
   ...grantCommands,
   ...billingCommands,
   ...costCommands,
+  ...stripeCommands,
 };
 
 const CALL = "npm run admin -- ";

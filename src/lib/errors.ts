@@ -77,7 +77,7 @@ export const ERRORS = {
   billing_not_configured: { status: 503, message: "Nothing is sold here." },
   billing_unavailable: {
     status: 503,
-    message: "The payment service can't be reached right now. Nothing was changed or charged; try again in a moment.",
+    message: "The payment service can't be reached right now; try again in a moment. Nothing is done or charged twice.",
   },
   voice_unavailable: { status: 503, message: "Voice is not available right now; try again in a moment." },
   service_unavailable: { status: 503, message: "The service is not ready; try again in a moment." },

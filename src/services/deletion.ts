@@ -5,7 +5,6 @@ import {
   claimDeletions,
   countAssistantsLeft,
   deleteUserRows,
-  findStripeSubscription,
   finishDeletion,
   lockLeavingUser,
   releaseDeletion,
@@ -17,10 +16,11 @@ import { describeError } from "../lib/errors.ts";
 import { startLoop, type Loop } from "../lib/loop.ts";
 import { backoffDelay, withDeadline } from "../lib/retry.ts";
 import { revokeAppleToken } from "./appleTokens.ts";
+import { endCustomer } from "./customerEnd.ts";
 import { sendLastMail } from "./mail.ts";
 import { textKeyOf } from "./keptText.ts";
 
-type DeletionDeps = Pick<Deps, "sql" | "redis" | "stripe" | "log" | "config" | "appleTokens">;
+type DeletionDeps = Pick<Deps, "sql" | "redis" | "stripe" | "sales" | "log" | "config" | "appleTokens">;
 
 /** Longer than a step may take; a process that died is followed by another after this. */
 const LEASE_MS = 30_000;
@@ -35,7 +35,7 @@ const PROVIDER_TRIES = 10;
 
 /*
  * The deletion of accounts, a saga per user that goes on wherever it was cut off (`account_deletions.step`):
- *   subscription → cancelled at Stripe; money first: while this fails nothing else is done
+ *   subscription → nothing is billed any more (services/customerEnd.ts); money first: while this fails nothing else is done
  *   provider     → Apple's token revoked, or, after some tries, the failure audited
  *   agents       → every assistant marked as deleted, then waiting until all are purged (services/purge.ts)
  *   rows         → everything of the user in all tables, in one transaction; what was audited keeps ids only
@@ -53,10 +53,8 @@ export function createDeletionSteps(deps: DeletionDeps): DeletionSteps {
     advanceDeletion(sql, { userId, from, to, leaseMs: LEASE_MS });
   return {
     async subscription(deletion) {
-      const { userId, attempts } = deletion;
-      const id = await findStripeSubscription(deps.sql, userId);
-      // Stripe repeats the answer to a key for a day, failures too: a new try is a new key, a lost answer is not.
-      if (id !== null) await deps.stripe.cancelSubscription({ id, key: `account-deletion:${userId}:${attempts}` });
+      const { userId, attempts, recipient: email } = deletion;
+      await endCustomer(deps, { userId, email, attempts });
       return done(deletion, "provider");
     },
     async provider(deletion) {

@@ -39,6 +39,12 @@ const TABLE: Record<string, "public" | "user" | "operator"> = {
   "POST /api/voice/transcribe": "user",
   "POST /api/voice/speak": "user",
   "DELETE /api/user/account": "user",
+  "GET /api/subscription": "user",
+  "GET /api/subscription/plans": "public",
+  "POST /api/subscription/checkout": "user",
+  "POST /api/subscription/portal": "user",
+  "POST /api/subscription/cancel": "user",
+  "POST /api/subscription/resume": "user",
   "POST /api/webhooks/stripe": "public",
   "GET /metrics": "operator",
   "GET /api/admin/users": "operator",
@@ -51,7 +57,14 @@ const TABLE: Record<string, "public" | "user" | "operator"> = {
   "GET /api/admin/audit": "operator",
   "GET /api/admin/costs": "operator",
 };
-const DOCUMENTS = ["GET /openapi.json", "GET /docs", "GET /docs/start.js", "GET /docs/:asset", "GET /ws/chat"];
+const DOCUMENTS = [
+  "GET /openapi.json",
+  "GET /docs",
+  "GET /docs/start.js",
+  "GET /docs/:asset",
+  "GET /ws/chat",
+  "GET /subscription",
+];
 const WITH_BODY = new Set([
   "POST /api/auth/signup",
   "POST /api/auth/login",
@@ -70,6 +83,7 @@ const WITH_BODY = new Set([
   "POST /api/voice/transcribe",
   "POST /api/voice/speak",
   "DELETE /api/user/account",
+  "POST /api/subscription/checkout",
   "POST /api/admin/users/:id/suspend",
   "POST /api/admin/users/:id/grant",
 ]);

@@ -14,6 +14,7 @@ import { startReconciler } from "../../src/services/reconciler.ts";
 import { makeAssistant, makeUser, type TestUser } from "../factories.ts";
 import { startFakeIdentityProvider, type FakeIdentityProvider } from "../fakes/identityProvider.ts";
 import { startFakeStripe, type FakeStripe } from "../fakes/stripe.ts";
+import { createCheckout } from "../fakes/stripeCheckout.ts";
 import { startTestReef, until, type TestReef } from "../harness.ts";
 import { listTablesOf } from "./search.ts";
 
@@ -25,7 +26,13 @@ let reef: TestReef;
 let stripe: FakeStripe;
 let deps: Deps;
 let apple: FakeIdentityProvider;
-const people: { user: TestUser; subscription: string }[] = [];
+interface Person {
+  user: TestUser;
+  customer: string;
+  subscription: string;
+  checkout: string;
+}
+const people: Person[] = [];
 const close: (() => unknown)[] = [];
 const running = new Set<Loop>();
 
@@ -36,17 +43,14 @@ beforeAll(async () => {
   reef = await startTestReef({ ...apple.env, STRIPE_SECRET_KEY: stripe.secretKey, STRIPE_API_BASE: stripe.apiBase });
   for (let n = 0; n < STEPS.length * 2 + 7; n++) {
     const user = await makeUser(reef);
-    const subscription = `sub_${user.id}`;
     await makeAssistant(user);
-    stripe.plantSubscription(subscription);
-    await reef.sql`insert into subscriptions (user_id, plan, source, stripe_subscription_id)
-      values (${user.id}, 'pro', 'stripe', ${subscription})`;
+    const bought = await subscribe(user);
     const refreshToken = `token of ${user.id}`;
     apple.refreshTokens.set(refreshToken, { subject: user.id, live: true });
     const sealed = sealAppleToken(reef.deps.config, { clientId: apple.clientId, refreshToken });
     await reef.sql`insert into identities (provider, subject, user_id, provider_token)
       values ('apple', ${user.id}, ${user.id}, ${sealed})`;
-    people.push({ user, subscription });
+    people.push({ user, ...bought });
   }
   await reef.stopProcess();
   deps = createDeps(loadConfig(reef.env), createLog("silent"));
@@ -63,6 +67,24 @@ afterAll(async () => {
   await stripe.close();
   await apple.stop();
 });
+
+/** Somebody who pays, and has another checkout open. */
+async function subscribe(user: TestUser): Promise<Omit<Person, "user">> {
+  const subscription = `sub_${user.id}`;
+  const customer = stripe.plantSubscription(subscription);
+  const account = stripe.account();
+  const [price] = account.objects.subscriptions[subscription]!.items.data.map((item) => item.price.id);
+  const session = { mode: "subscription", customer, line_items: [{ price }], success_url: "https://example.org" };
+  const { id: checkout } = createCheckout(account, session);
+  await reef.sql.begin(async (sql) => {
+    await sql`insert into stripe_customers (user_id, customer_id) values (${user.id}, ${customer})`;
+    await sql`insert into subscriptions (user_id, plan, source, stripe_subscription_id)
+      values (${user.id}, 'pro', 'stripe', ${subscription})`;
+    // What a change of plan does is another test's.
+    await sql`update users set applied_plan = 'pro' where id = ${user.id}`;
+  });
+  return { customer, subscription, checkout };
+}
 
 const next = () => people.pop() ?? expect.unreachable();
 const ask = (user: TestUser) =>
@@ -93,10 +115,14 @@ const reaches = (user: TestUser, step: string) =>
 const passTime = (user: TestUser) =>
   deps.sql`update account_deletions set next_attempt_at = now() where user_id = ${user.id} and finished_at is null`;
 
-async function expectGone({ user, subscription }: { user: TestUser; subscription: string }): Promise<void> {
+async function expectGone({ user, customer, subscription, checkout }: Person): Promise<void> {
   expect(await rowOf(user)).toEqual({ step: "done", attempts: 0, lastError: null, recipient: null });
   expect(await listTablesOf(deps.sql, user.id)).toEqual(["account_deletions"]);
   expect(stripe.statusOf(subscription)).toBe("canceled");
+  expect(stripe.truth(customer).customer).toBe("deleted");
+  const { checkoutSessions, invoices } = stripe.account().objects;
+  expect(checkoutSessions[checkout]!.status).toBe("expired");
+  expect(Object.values(invoices).filter((invoice) => invoice.customer === customer)).toHaveLength(1);
   expect(apple.refreshTokens.get(`token of ${user.id}`)?.live).toBe(false);
   const mails = await deps.sql`select 1 from outbox where recipient = ${user.email} and template = 'deletion-finished'`;
   expect(mails.length).toBe(1);
@@ -147,7 +173,8 @@ for (const step of STEPS) {
 test("money first: while Stripe fails nothing else is done, nobody else waits, and nothing secret is kept", async () => {
   const [person, free] = [next(), next()];
   await deps.sql`delete from subscriptions where user_id = ${free.user.id}`;
-  stripe.fault = () => ({ status: 500 });
+  await deps.sql`delete from stripe_customers where user_id = ${free.user.id}`;
+  stripe.fault = ({ method }) => (method === "DELETE" ? { status: 500 } : null);
   const loop = start();
   await ask(person.user);
   await until("it has failed", async () => (await rowOf(person.user)).attempts >= 1);

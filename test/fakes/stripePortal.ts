@@ -117,8 +117,7 @@ export function portalChangePlan(account: Account, id: string, priceId: string):
   if (subscription.schedule) releaseSchedule(account, subscription.schedule);
   if (item.price.id === priceId) return "changed";
   const features = portalFeatures(account, subscription.customer).subscription_update;
-  const conditions = features.schedule_at_period_end.conditions.map((condition) => condition.type);
-  if (conditions.some((type) => holds(type, item.price as Price, price))) {
+  if (waitsForPeriodEnd(account, subscription, price)) {
     scheduleChange(account, subscription, price);
     return "scheduled";
   }
@@ -138,6 +137,13 @@ export function portalChangePlan(account: Account, id: string, priceId: string):
   } finally {
     if (method && card) account.objects.cards[method] = card;
   }
+}
+
+/** Whether the portal lets a change wait for what is paid for to end. */
+export function waitsForPeriodEnd(account: Account, subscription: Subscription, price: Price): boolean {
+  const { schedule_at_period_end } = portalFeatures(account, subscription.customer).subscription_update;
+  const from = subscription.items.data[0]!.price as Price;
+  return schedule_at_period_end.conditions.some(({ type }) => holds(type, from, price));
 }
 
 const MONTHS: Record<string, number> = { day: 1 / 30, week: 1 / 4, month: 1, year: 12 };

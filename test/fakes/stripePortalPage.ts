@@ -1,6 +1,7 @@
 import type { FakeStripe } from "./stripe.ts";
 import { find, type Account } from "./stripeAccount.ts";
 import { priceText, productName, type PageResult } from "./stripeCheckoutPage.ts";
+import { renderConfirm } from "./stripeConfirmPage.ts";
 import { chargeableMethod } from "./stripeCustomers.ts";
 import { action, dateText, html, money, notice, page, type Html, type Notice } from "./stripeHtml.ts";
 import { portalFeatures, portalPrices } from "./stripePortal.ts";
@@ -20,6 +21,8 @@ export function renderPortal(
   session: PortalSession,
   note: Notice | null,
 ): string {
+  const confirm = renderConfirm(account, session, note);
+  if (confirm !== null) return confirm;
   const { customer } = session;
   const truth = stripe.truth(customer);
   const running = truth.subscriptions.filter(({ status }) => !ENDED.includes(status));

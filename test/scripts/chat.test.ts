@@ -3,7 +3,9 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { openChatLink } from "../../scripts/services/chatLink.ts";
+import { stock } from "../billing/storefront.ts";
 import { makeAssistant, makeUser } from "../factories.ts";
+import { startFakeStripe } from "../fakes/stripe.ts";
 import { startProcess, startTestReef, type TestReef } from "../harness.ts";
 
 const root = resolve(import.meta.dir, "../..");
@@ -15,13 +17,15 @@ afterAll(async () => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-async function chat(env: Record<string, string>, ...args: string[]) {
+async function chat(env: Record<string, string>, ...given: (string | { stdin: string })[]) {
+  const args = given.filter((one) => typeof one === "string");
+  const typed = given.find((one) => typeof one === "object");
   const child = Bun.spawn([process.execPath, "--no-env-file", "scripts/chat.ts", ...args], {
     cwd: root,
     env: { PATH: process.env["PATH"] ?? "", REEF_DATA_DIR: folder, ...env },
     stdout: "pipe",
     stderr: "pipe",
-    stdin: "ignore",
+    stdin: typed ? Buffer.from(typed.stdin) : "ignore",
   });
   const [out, err] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
   return { code: await child.exited, out, err };
@@ -50,6 +54,32 @@ test("says one thing where HOST and PORT say, prints the answer, ends; stays sig
   const second = await chat(env, "--say", "again");
   expect([second.code, second.out]).toEqual([0, "Echo: again\n"]);
 });
+
+test("/plan says how things stand and where a plan is bought", async () => {
+  const stripe = await startFakeStripe();
+  const selling = await startTestReef({ STRIPE_SECRET_KEY: stripe.secretKey, STRIPE_API_BASE: stripe.apiBase });
+  try {
+    const account = ["--email", `${crypto.randomUUID()}@example.org`, "--password", "long enough"];
+    const ask = async (lines: string) =>
+      (await chat({ REEF_URL: selling.url }, ...account, { stdin: lines })).out.trim().split("\n");
+    expect(await ask("/plan\n/plan pro\n")).toEqual([
+      "You have the plan free.",
+      "Nothing is sold here.",
+      "Nothing is sold here.",
+    ]);
+    await stock(selling);
+    const [has, offers, link, wrong] = await ask("/plan\n/plan pro yearly\n/plan gold\n");
+    expect(has).toBe("You have the plan free.");
+    expect(offers).toBe(
+      "To change: /plan pro (6.99 USD a month, 69.99 yearly), /plan premium (12.99 USD a month, 129.99 yearly)",
+    );
+    expect(link).toStartWith(`Open in a browser: ${stripe.url}/c/pay/`);
+    expect(wrong).toContain("not valid");
+  } finally {
+    await selling.stop();
+    await stripe.close();
+  }
+}, 60_000);
 
 test("nobody there, and somebody else there, are one sentence each", async () => {
   const account = ["--email", "a@example.org", "--password", "long enough", "--say", "x"];

@@ -30,10 +30,26 @@ create table stripe_customers (
   checkout_url text,
   checkout_price_id text,
   checkout_expires_at timestamptz,
+  -- When the person was last sent to Stripe's pages: they may have changed something there that we have not heard of.
+  link_given_at timestamptz,
   created_at timestamptz not null default now()
 );
 insert into stripe_customers (user_id, customer_id)
   select user_id, stripe_customer_id from subscriptions where stripe_customer_id is not null;
+
+-- Who deals with Stripe for a person (a checkout, a change, their leaving): one at a time in all processes, and no transaction
+-- is open meanwhile.
+create table stripe_leases (
+  user_id uuid primary key references users (id) on delete cascade,
+  token uuid not null,
+  until timestamptz not null
+);
+
+-- What people may do on Stripe's portal, as `stripe sync-prices` has set it up; one of each mode.
+create table stripe_portals (
+  livemode boolean primary key,
+  configuration_id text not null
+);
 
 -- An entitlement by source: what somebody pays for, and what an operator gave them, do not overwrite each other.
 drop trigger subscriptions_tell on subscriptions;
