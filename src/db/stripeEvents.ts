@@ -67,7 +67,7 @@ export async function finishEvents(
   return sql<{ id: string; type: string; objectId: string | null }[]>`
     update stripe_events set processed_at = now(), outcome = ${input.outcome}, last_error = null,
       customer_id = coalesce(customer_id, ${input.customerId})
-    where id = any(${input.ids}) and processed_at is null
+    where id in (select id from stripe_events where id = any(${input.ids}) and processed_at is null order by id for update)
     returning id, type, object_id`;
 }
 

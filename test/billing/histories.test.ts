@@ -53,18 +53,18 @@ async function makePeople(): Promise<Person[]> {
 }
 
 /** Webhooks get lost, come twice, come late and in any order; Stripe's API has its moments, too. */
-function disturb(random: Random): void {
+function disturb(): void {
   const { stripe } = shop;
+  const [lost, faulty] = [seeded(SEED + 1_000_000), seeded(SEED + 2_000_000)];
   const wanted = ["checkout.session.completed", "customer.deleted", "charge.refunded", "charge.dispute.created"];
   stripe.webhooks.policy = ({ type }) => {
     const telling = /^(customer\.subscription\.|invoice\.(paid|payment_failed|payment_action_required)$)/.test(type);
     if (!telling && !wanted.includes(type)) return "drop";
-    return random() < 0.25 ? "drop" : "hold";
+    return lost() < 0.25 ? "drop" : "hold";
   };
   stripe.fault = () => {
-    const dice = random();
-    if (dice > 0.02) return null;
-    return pick<Fault>(random, [
+    if (faulty() > 0.02) return null;
+    return pick<Fault>(faulty, [
       { status: 500 },
       { status: 429 },
       { cut: "afterWork" },
@@ -90,6 +90,8 @@ async function release(random: Random): Promise<void> {
 }
 
 async function live(people: Person[], random: Random): Promise<void> {
+  // What happens at Stripe asks `random` only, in an order that no timing changes.
+  const dice = seeded(SEED + 3_000_000);
   let delivering: Promise<unknown> = Promise.resolve();
   for (let round = 0; round < ROUNDS; round++) {
     if (round === ROUNDS - SILENT_ROUNDS) silence(people);
@@ -97,8 +99,8 @@ async function live(people: Person[], random: Random): Promise<void> {
     for (const person of people) if (person.random() < 0.7) act(shop, person.random, person.customer);
     if (random() < 0.6) shop.stripe.advance({ days: Math.ceil(random() * 20) });
     await delivering;
-    delivering = release(random);
-    for (const { userId } of people.filter(() => random() < 0.05))
+    delivering = release(dice);
+    for (const { userId } of people.filter(() => dice() < 0.05))
       await createAssistantFor(shop.reef.deps, { userId } as never, {
         displayName: null,
         voice: null,
@@ -114,6 +116,9 @@ async function faultsOf(people: Person[]): Promise<string[]> {
   const faults: string[] = [];
   for (const { userId, customer } of people) {
     const [row, wanted] = [await rowOf(shop.sql, userId), expectedRow(shop, customer)];
+    // Of whom nothing was ever heard, and who pays for nothing, nothing is known.
+    const heard = await shop.sql`select 1 from stripe_customers where user_id = ${userId}`;
+    if (heard.length === 0 && row === null && wanted.plan === "free") continue;
     if (!Bun.deepMatch(wanted.row ?? {}, row ?? {}) || (row === null) !== (wanted.row === null))
       faults.push(`${customer}: ${JSON.stringify(row)} instead of ${JSON.stringify(wanted.row)}`);
     const [user] = await shop.sql<{ plan: string; applied: string }[]>`
@@ -124,30 +129,34 @@ async function faultsOf(people: Person[]): Promise<string[]> {
   return faults;
 }
 
-test(`${HISTORIES} random histories from seed ${SEED}: after one reconciliation every row is what Stripe says`, async () => {
-  console.log(`BILLING_SEED=${SEED} BILLING_HISTORIES=${HISTORIES}`);
-  const random = seeded(SEED);
-  const people = await makePeople();
-  disturb(random);
-  await live(people, random);
-  shop.stripe.fault = null;
-  await until(
-    "the inbox is empty",
-    async () => {
-      await makeDue(shop.sql);
-      return isEmpty(shop.sql);
-    },
-    30_000,
-  );
-  const lost = await faultsOf(people);
-  const { repaired, left } = await reconcileBilling(shop.reef.deps, { settleMs: 0 });
-  console.log(`${lost.length} rows were wrong without it, ${repaired.length} were mended`);
-  expect(left).toEqual([]);
-  expect({ seed: SEED, faults: await faultsOf(people) }).toEqual({ seed: SEED, faults: [] });
-  // So much was lost that there was something to put right, and not more than that was.
-  expect(repaired.length).toBeGreaterThan(0);
-  expect(lost.length).toBeGreaterThan(0);
-  expect((await compareBilling(shop.reef.deps, { settleMs: 0 })).differences).toEqual([]);
-  const findings = await checkInvariants(shop.reef.deps, { patienceMs: 5_000, timeoutMs: 20_000 });
-  expect(findings.filter(({ status }) => status !== "ok")).toEqual([]);
-}, 600_000);
+test(
+  `${HISTORIES} random histories from seed ${SEED}: after one reconciliation every row is what Stripe says`,
+  async () => {
+    console.log(`BILLING_SEED=${SEED} BILLING_HISTORIES=${HISTORIES}`);
+    const random = seeded(SEED);
+    const people = await makePeople();
+    disturb();
+    await live(people, random);
+    shop.stripe.fault = null;
+    await until(
+      "the inbox is empty",
+      async () => {
+        await makeDue(shop.sql);
+        return isEmpty(shop.sql);
+      },
+      30_000 + HISTORIES * 100,
+    );
+    const lost = await faultsOf(people);
+    const { repaired, left } = await reconcileBilling(shop.reef.deps, { settleMs: 0 });
+    console.log(`${lost.length} rows were wrong without it, ${repaired.length} were mended`);
+    expect(left).toEqual([]);
+    expect({ seed: SEED, faults: await faultsOf(people) }).toEqual({ seed: SEED, faults: [] });
+    // So much was lost that there was something to put right, and not more than that was.
+    expect(repaired.length).toBeGreaterThan(0);
+    expect(lost.length).toBeGreaterThan(0);
+    expect((await compareBilling(shop.reef.deps, { settleMs: 0 })).differences).toEqual([]);
+    const findings = await checkInvariants(shop.reef.deps, { patienceMs: 5_000, timeoutMs: 20_000 });
+    expect(findings.filter(({ status }) => status !== "ok")).toEqual([]);
+  },
+  120_000 + HISTORIES * 1_000,
+);

@@ -69,7 +69,8 @@ export async function isEmpty(sql: Sql): Promise<boolean> {
 
 /** The pause of what has failed, or the lease of who has died, is over. */
 export async function makeDue(sql: Sql): Promise<void> {
-  await sql`update stripe_events set next_attempt_at = now() where processed_at is null`;
+  await sql`update stripe_events set next_attempt_at = now() where id in (
+    select id from stripe_events where processed_at is null for update skip locked)`;
   await notify(sql, "stripe", "");
 }
 
