@@ -94,6 +94,8 @@ export async function insertReservation(
         (user_id, date, text_messages, voice_input_seconds, voice_output_seconds, tts_characters)
       select ${userId}, ${day.date}, ${textMessages}, ${voiceInputSeconds}, ${voiceOutputSeconds}, ${ttsCharacters}
       where ${taken.every((kind) => input.amounts[kind]! <= limits[kind])}::boolean
+        -- Nothing is added then, but the day is locked for whoever remembers the refusal.
+        or exists (select 1 from daily_usage known where known.user_id = ${userId} and known.date = ${day.date})
       on conflict (user_id, date) do update set version = d.version + 1,
         text_messages = d.text_messages + excluded.text_messages,
         voice_input_seconds = d.voice_input_seconds + excluded.voice_input_seconds,
