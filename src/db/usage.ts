@@ -90,8 +90,12 @@ export async function insertReservation(
   const { textMessages = 0, voiceInputSeconds = 0, voiceOutputSeconds = 0, ttsCharacters = 0 } = input.amounts;
   const { limits } = day;
   const taken = KINDS.filter((kind) => (input.amounts[kind] ?? 0) > 0);
-  // More than a whole day may be more than a column holds.
-  if (taken.some((kind) => input.amounts[kind]! > limits[kind])) return null;
+  if (taken.some((kind) => input.amounts[kind]! > limits[kind])) {
+    // More than a whole day may be more than a column holds. Only the day is locked, as by any refusal, so that what Redis
+    // hears of it is in order.
+    await sql`select 1 from daily_usage where user_id = ${userId} and date = ${day.date} for no key update`;
+    return null;
+  }
   const expires = input.expiresInMs === null ? null : input.expiresInMs / 1000;
   const [row] = await sql<Totals[]>`
     with taken as (

@@ -45,7 +45,8 @@ async function talk(reef: TestReef, person: Person, text: string, stop = false):
 
 /** A Reef after some traffic: answered, failed, stopped; one paused and asleep, one deleted and purged. */
 export async function makeTown(size: number): Promise<Town> {
-  const reef = await startTestReef();
+  // Room for all of them to be awake.
+  const reef = await startTestReef({ GATEWAY_WORKING_SET: "60" });
   reef.gateway.setAnswer(answer);
   const people: Person[] = [];
   for (let n = 0; n < size + 4; n++) people.push(await makePerson(reef));

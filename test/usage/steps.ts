@@ -30,7 +30,10 @@ function pickAmounts({ random }: Run, most: Amounts): Partial<Amounts> {
   const chosen = KINDS.filter(() => random.chance(0.4));
   const kinds = chosen.length === 0 ? [random.pick(KINDS)] : chosen;
   return Object.fromEntries(
-    kinds.map((kind) => [kind, kind === "textMessages" ? 1 : random.int(1, Math.ceil(most[kind] / 2))]),
+    kinds.map((kind) => {
+      if (random.chance(0.05)) return [kind, most[kind] * 3];
+      return [kind, kind === "textMessages" ? 1 : random.int(1, Math.ceil(most[kind] / 2))];
+    }),
   );
 }
 
