@@ -137,6 +137,8 @@ test("who is at the limit upgrades, and the next message goes through, on every 
   const { user, customer } = await makeBuyer(shop);
   const assistant = await makeAssistant(user);
   await useUp(user, 50);
+  // For a while after any plan was changed itself (the test before) no refusal is remembered.
+  await shop.reef.deps.redis.del("plan:everyone");
   const say = (reef: { url: string }) =>
     call(
       reef.url,
@@ -220,6 +222,28 @@ test("open sockets are told, on every process, also when the notice is lost", as
     where datname = current_database() and query ilike 'listen%'`;
   for (const chat of [here, there]) await chat.next("the plan", told("premium"));
   for (const chat of [here, there]) chat.close();
+});
+
+test("a plan that is itself changed counts for all who have it: limits, assistants, model, open sockets", async () => {
+  const owner = await makeOwner("pro monthly", ["a", "b", "c", "d"]);
+  const chat = await openChat(other, owner.user.token, (await assistantsOf(owner.user))[3].agent_id);
+  const set = (assistants: number, messages: number, model: string) => shop.sql`
+    update plan_limits set assistants = ${assistants}, text_messages = ${messages}, chat_model = ${model} where plan = 'pro'`;
+  try {
+    await set(2, 400, "openai-custom/better");
+    const told = await chat.next("the plan", (frame) => frame.type === "plan" && frame.limits.assistants === 2);
+    expect(told.limits.text_messages).toBe(400);
+    await until("they are fitted", async () => (await active(owner.user)).length === 2);
+    expect(await active(owner.user)).toEqual(["c", "d"]);
+    expect(new Set((await assistantsOf(owner.user)).map(({ model }) => model))).toEqual(
+      new Set(["openai-custom/better"]),
+    );
+    // Their plan is the same one.
+    expect((await mailsOf(shop.sql, owner.user.id)).length).toBe(1);
+  } finally {
+    await set(5, 500, "openai-custom/gpt-5-nano");
+    chat.close();
+  }
 });
 
 test("an entitlement of whatever source, written by anybody, is applied", async () => {
