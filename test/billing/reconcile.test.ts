@@ -144,6 +144,24 @@ test("the processes do it by themselves, one of them at a time, and count what t
   }
 }, 40_000);
 
+test("a link to pay by is another one at each look: no difference, and in no log", async () => {
+  const { stripe, reef, sql } = shop;
+  const { user, customer } = await makeSubscriber(shop, "pro monthly");
+  stripe.setCard(customer, "declined");
+  stripe.advance({ months: 1 });
+  stripe.advance({ hours: 2 });
+  await shop.settled();
+  await sql`update subscriptions set pay_url = 'https://invoice.example.org/older' where user_id = ${user.id}`;
+  const mine = async () =>
+    (await compareBilling(reef.deps, settings)).differences.filter(({ customerId }) => customerId === customer);
+  expect(await mine()).toEqual([]);
+  await sql`update subscriptions set pay_url = null where user_id = ${user.id}`;
+  expect((await mine()).map(({ what }) => what)).toEqual(["payUrl: here none, at Stripe one"]);
+  await reconcileBilling(reef.deps, settings);
+  const { payUrl } = (await rowOf(sql, user.id))!;
+  expect(reef.logs.some((line) => line.includes(payUrl!))).toBe(false);
+}, 30_000);
+
 test("a plan in force that was not applied is applied", async () => {
   const { reef, sql } = shop;
   const user = await makeUser(reef);
