@@ -281,3 +281,36 @@ test("resuming many at once never fills more places than there are", async () =>
   expect(answers.filter(({ status }) => status === 200).length).toBe(1);
   expect((await active(owner.user)).length).toBe(1);
 });
+
+test("who leaves while a plan is applied to a running answer: neither is refused for the other", async () => {
+  const { user, customer } = await makeBuyer(shop);
+  const assistant = await makeAssistant(user);
+  shop.reef.gateway.setAnswer(async function* () {
+    yield { hang: true };
+  });
+  const chat = await openChat(shop.reef, user.token, assistant.agent_id);
+  chat.say("long story");
+  await until("it runs", async () => {
+    const rows = await shop.sql`select 1 from turns where assistant_id = ${assistant.id} and status = 'dispatched'`;
+    return rows.length === 1;
+  });
+  const waiting = (query: string) =>
+    until(`${query} waits`, async () => {
+      const rows = await shop.sql`select 1 from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock' and query similar to ${query}`;
+      return rows.length > 0;
+    });
+  const leaving = await shop.sql.begin(async (sql) => {
+    // The row is written, and the plan waits to be applied.
+    await sql`select 1 from assistants where id = ${assistant.id} for no key update`;
+    buy(shop, customer, "pro monthly");
+    await waiting("select 1 from assistants%");
+    const answer = user.call("DELETE", "/api/user/account", { password: user.password });
+    await waiting("%(with old as|reef:plan)%");
+    return { answer };
+  });
+  expect((await leaving.answer).status).toBe(202);
+  await shop.settled();
+  expect(shop.reef.logs.filter((line) => line.includes(customer) && line.includes("trying again"))).toEqual([]);
+  chat.close();
+}, 20_000);
