@@ -13,13 +13,14 @@ export async function lockPlan(sql: Queryable, userId: string): Promise<void> {
   await sql`select pg_advisory_xact_lock(hashtext('reef:plan'), hashtext(${userId}))`;
 }
 
-/** Where a person stands: what was applied, what is in force, and how many assistants are active of how many. */
+/** Where a person stands: what was applied, what is in force, and whether their assistants are as it has them. */
 export interface PlanState {
   applied: string;
   plan: string;
   chatModel: string;
+  /** How many assistants may be active. */
   limit: number;
-  active: number;
+  fitted: boolean;
   /** Whose time to pay is over: Stripe may know better by now. */
   overdueCustomerId: string | null;
 }
@@ -28,7 +29,8 @@ export interface PlanState {
 export async function findPlanState(sql: Queryable, userId: string): Promise<PlanState | null> {
   const [row] = await sql<PlanState[]>`
     select u.applied_plan as applied, p.plan, p.chat_model, p.assistants as "limit",
-      (select count(*)::int from assistants a where a.user_id = u.id and a.status = 'active') as active,
+      (select count(*) filter (where a.status = 'active') <= p.assistants and count(*) filter (where a.model <> p.chat_model) = 0
+        from assistants a where a.user_id = u.id and a.status <> 'deleted') as fitted,
       (select c.customer_id from stripe_customers c join subscriptions s on s.user_id = c.user_id and s.source = 'stripe'
         where c.user_id = u.id and s.status = 'past_due' and s.grace_until <= now()) as overdue_customer_id
     from users u join plan_limits p on p.plan = plan_of(u.id)
@@ -56,11 +58,19 @@ export async function listEndedPlans(sql: Queryable, input: { limit: number }): 
     limit ${input.limit}`;
 }
 
-/** Whose applied plan is not the one in force, whatever the reason: reads every entitlement there is. */
+/**
+ * Whose applied plan is not the one in force, or whose assistants are not as it has them, whatever the reason (the plan
+ * itself may have been changed): reads every entitlement and assistant there is.
+ */
 export async function listUnapplied(sql: Queryable): Promise<string[]> {
   const rows = await sql<{ id: string }[]>`
     select u.id from users u
     where u.status <> 'deleting' and (u.applied_plan <> 'free' or u.id in (select user_id from subscriptions))
-      and u.applied_plan <> plan_of(u.id)`;
+      and u.applied_plan <> plan_of(u.id)
+    union
+    select u.id from users u join plan_limits p on p.plan = u.applied_plan
+      join assistants a on a.user_id = u.id and a.status <> 'deleted'
+    where u.status <> 'deleting' group by u.id, p.plan
+    having count(*) filter (where a.status = 'active') > p.assistants or bool_or(a.model <> p.chat_model)`;
   return rows.map(({ id }) => id);
 }

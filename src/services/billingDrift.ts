@@ -139,10 +139,12 @@ function differenceOf(here: PaidSubscription | null, there: PaidSubscription | n
     return here === there
       ? []
       : [`here ${here ? here.status : "nothing"}, at Stripe ${there ? there.status : "nothing"}`];
-  const show = (value: unknown) => JSON.stringify(value) ?? "null";
+  // A link to pay by is for the person alone, and may be another one each time that Stripe is asked.
+  const show = (value: unknown, key: keyof PaidSubscription) =>
+    key === "payUrl" ? (value === null ? "none" : "one") : (JSON.stringify(value) ?? "null");
   return (Object.keys(there) as (keyof PaidSubscription)[])
-    .filter((key) => show(here[key]) !== show(there[key]))
-    .map((key) => `${key}: here ${show(here[key])}, at Stripe ${show(there[key])}`);
+    .filter((key) => show(here[key], key) !== show(there[key], key))
+    .map((key) => `${key}: here ${show(here[key], key)}, at Stripe ${show(there[key], key)}`);
 }
 
 /** Asks again, some times, with growing pauses: a limit of Stripe's or a hiccup is no end. */

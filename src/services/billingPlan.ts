@@ -15,7 +15,7 @@ export interface PlanActor {
 
 /**
  * Does what the plan in force asks for, in the caller's transaction: where it is another than the one applied, mail,
- * audit and model; in any case no more active assistants than it gives. Those without a place are paused, never
+ * and audit; in any case its model, and no more active assistants than it gives. Those without a place are paused, never
  * deleted, and come back with the plan. Idempotent. True when the plan has changed.
  *
  * Whoever writes `subscriptions` takes `lockPlan` before, and calls this after, in one transaction.
@@ -24,14 +24,14 @@ export async function applyPlan(sql: Queryable, userId: string, by: PlanActor): 
   await lockPlan(sql, userId);
   const state = await findPlanState(sql, userId);
   if (!state) return false;
-  const { applied, plan, limit, active, chatModel } = state;
+  const { applied, plan, limit, fitted, chatModel } = state;
   const changed = applied !== plan;
-  if (!changed && active <= limit) return false;
+  if (!changed && fitted) return false;
   await lockAssistantsOf(sql, userId);
   const paused = await pauseBeyond(sql, { userId, limit });
+  await setModels(sql, { userId, chatModel });
   if (!changed) return false;
   const resumed = await resumeWithin(sql, { userId, limit });
-  await setModels(sql, { userId, chatModel });
   await setAppliedPlan(sql, { userId, plan });
   const details = { ...by.details, from: applied, to: plan, paused, resumed };
   await insertAudit(sql, { ...by, action: "subscription.changed", subjectUserId: userId, details });

@@ -22,6 +22,7 @@ import {
 } from "./chatRooms.ts";
 import { createKeptText, KEPT_WITHIN_MS, type KeptText } from "./keptText.ts";
 import { renderPlanFrame, renderUsageFrame } from "./usage.ts";
+import { EVERYONE } from "./usageCache.ts";
 
 type HubDeps = Pick<Deps, "sql" | "redis" | "subscriber" | "log" | "clock" | "config" | "processId" | "onClose">;
 
@@ -166,8 +167,12 @@ export class ChatHub {
     if (usage) for (const room of rooms) broadcast(room, renderUsageFrame(usage), undefined);
   }
 
-  /** A user's plan, or what it rests on, has changed: their devices here are told. */
+  /** A user's plan, or what it rests on, has changed, or everybody's: their devices here are told. */
   async planChanged(userId: string): Promise<void> {
+    if (userId === EVERYONE) {
+      for (const one of new Set(this.peers().map((peer) => peer.userId))) await this.planChanged(one);
+      return;
+    }
     const peers = this.peers().filter((peer) => peer.userId === userId);
     if (peers.length === 0) return;
     const { sql } = this.deps;

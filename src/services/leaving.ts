@@ -1,3 +1,4 @@
+import { lockPlan } from "../db/appliedPlans.ts";
 import { insertAudit } from "../db/audit.ts";
 import { beginDeletion, deleteOneTimeTokens } from "../db/deletions.ts";
 import { findPassword } from "../db/passwords.ts";
@@ -36,6 +37,8 @@ export async function leave(deps: LeaveDeps, actor: Identity, origin: Origin, pr
   }
   const begun = await deps.sql.begin(async (sql) => {
     const { userId } = actor;
+    // Whoever applies a plan has written a row that names the user before it asks for the turns.
+    await lockPlan(sql, userId);
     // These first: whoever ends a turn or uses a token holds its row while asking for the user's.
     await requestStopOfUser(sql, userId);
     await deleteOneTimeTokens(sql, userId);

@@ -33,8 +33,13 @@ export function startPlanKeeper(deps: BillingDeps): PlanKeeper {
     log: deps.log,
     run: async (signal) => {
       if (all) {
-        for (const userId of await listUnapplied(deps.sql)) told.add(userId);
+        // Before it is looked: what changes meanwhile asks for another look.
         all = false;
+        const found = await listUnapplied(deps.sql).catch((error: unknown) => {
+          all = true;
+          throw error;
+        });
+        for (const userId of found) told.add(userId);
       }
       const failures: unknown[] = [];
       // One who can't be served holds up nobody else.
@@ -72,7 +77,7 @@ export function startPlanKeeper(deps: BillingDeps): PlanKeeper {
 
 async function keepApplied(deps: BillingDeps, userId: string): Promise<void> {
   const state = await findPlanState(deps.sql, userId);
-  if (!state || (state.applied === state.plan && state.active <= state.limit)) return;
+  if (!state || (state.applied === state.plan && state.fitted)) return;
   await endPlan(deps, { userId, customerId: state.overdueCustomerId });
 }
 

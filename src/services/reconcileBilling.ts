@@ -25,16 +25,20 @@ export interface Reconciled {
 
 /**
  * Compares everything with Stripe and puts right what differs, by the same fetch as a webhook would. What can't be put
- * right is left and logged as an alarm. Rejects when Stripe does not answer.
+ * right is left and logged as an alarm. Rejects when Stripe does not answer, or when one could not be worked at; that one
+ * holds up nobody else.
  */
 export async function reconcileBilling(deps: ReconcileDeps, options: CompareOptions): Promise<Reconciled> {
   const { compared, differences } = await compareBilling(deps, options);
   const [repaired, left]: [Difference[], Difference[]] = [[], []];
+  const failures: unknown[] = [];
   for (const difference of differences) {
     if (options.signal?.aborted) break;
     const { customerId, userId, what } = difference;
     deps.metrics.billingDrift.inc();
-    const { outcome } = await syncOrAdopt(deps, customerId);
+    const synced = await syncOrAdopt(deps, customerId).catch((error: unknown) => void failures.push(error));
+    if (!synced) continue;
+    const { outcome } = synced;
     const isRight = outcome === "stored" || outcome === "superseded";
     (isRight ? repaired : left).push(difference);
     const about = { customer_id: customerId, user_id: userId, what, outcome };
@@ -43,6 +47,7 @@ export async function reconcileBilling(deps: ReconcileDeps, options: CompareOpti
   for (const userId of await listUnapplied(deps.sql)) {
     if (await deps.sql.begin((sql) => applyPlan(sql, userId, JOB))) deps.metrics.billingDrift.inc();
   }
+  if (failures.length > 0) throw failures[0];
   return { compared, repaired, left };
 }
 

@@ -137,6 +137,8 @@ test("who is at the limit upgrades, and the next message goes through, on every 
   const { user, customer } = await makeBuyer(shop);
   const assistant = await makeAssistant(user);
   await useUp(user, 50);
+  // For a while after any plan was changed itself (the test before) no refusal is remembered.
+  await shop.reef.deps.redis.del("plan:everyone");
   const say = (reef: { url: string }) =>
     call(
       reef.url,
@@ -222,6 +224,28 @@ test("open sockets are told, on every process, also when the notice is lost", as
   for (const chat of [here, there]) chat.close();
 });
 
+test("a plan that is itself changed counts for all who have it: limits, assistants, model, open sockets", async () => {
+  const owner = await makeOwner("pro monthly", ["a", "b", "c", "d"]);
+  const chat = await openChat(other, owner.user.token, (await assistantsOf(owner.user))[3].agent_id);
+  const set = (assistants: number, messages: number, model: string) => shop.sql`
+    update plan_limits set assistants = ${assistants}, text_messages = ${messages}, chat_model = ${model} where plan = 'pro'`;
+  try {
+    await set(2, 400, "openai-custom/better");
+    const told = await chat.next("the plan", (frame) => frame.type === "plan" && frame.limits.assistants === 2);
+    expect(told.limits.text_messages).toBe(400);
+    await until("they are fitted", async () => (await active(owner.user)).length === 2);
+    expect(await active(owner.user)).toEqual(["c", "d"]);
+    expect(new Set((await assistantsOf(owner.user)).map(({ model }) => model))).toEqual(
+      new Set(["openai-custom/better"]),
+    );
+    // Their plan is the same one.
+    expect((await mailsOf(shop.sql, owner.user.id)).length).toBe(1);
+  } finally {
+    await set(5, 500, "openai-custom/gpt-5-nano");
+    chat.close();
+  }
+});
+
 test("an entitlement of whatever source, written by anybody, is applied", async () => {
   const { user } = await makeBuyer(shop);
   await shop.sql`insert into subscriptions (user_id, source, plan, status) values (${user.id}, 'apple', 'premium', 'active')`;
@@ -257,3 +281,36 @@ test("resuming many at once never fills more places than there are", async () =>
   expect(answers.filter(({ status }) => status === 200).length).toBe(1);
   expect((await active(owner.user)).length).toBe(1);
 });
+
+test("who leaves while a plan is applied to a running answer: neither is refused for the other", async () => {
+  const { user, customer } = await makeBuyer(shop);
+  const assistant = await makeAssistant(user);
+  shop.reef.gateway.setAnswer(async function* () {
+    yield { hang: true };
+  });
+  const chat = await openChat(shop.reef, user.token, assistant.agent_id);
+  chat.say("long story");
+  await until("it runs", async () => {
+    const rows = await shop.sql`select 1 from turns where assistant_id = ${assistant.id} and status = 'dispatched'`;
+    return rows.length === 1;
+  });
+  const waiting = (query: string) =>
+    until(`${query} waits`, async () => {
+      const rows = await shop.sql`select 1 from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock' and query similar to ${query}`;
+      return rows.length > 0;
+    });
+  const leaving = await shop.sql.begin(async (sql) => {
+    // The row is written, and the plan waits to be applied.
+    await sql`select 1 from assistants where id = ${assistant.id} for no key update`;
+    buy(shop, customer, "pro monthly");
+    await waiting("select 1 from assistants%");
+    const answer = user.call("DELETE", "/api/user/account", { password: user.password });
+    await waiting("%(with old as|reef:plan)%");
+    return { answer };
+  });
+  expect((await leaving.answer).status).toBe(202);
+  await shop.settled();
+  expect(shop.reef.logs.filter((line) => line.includes(customer) && line.includes("trying again"))).toEqual([]);
+  chat.close();
+}, 20_000);

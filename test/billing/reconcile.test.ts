@@ -5,7 +5,7 @@ import { compareBilling } from "../../src/services/billingDrift.ts";
 import { reconcileBilling } from "../../src/services/reconcileBilling.ts";
 import { makeUser } from "../factories.ts";
 import { startProcess, until } from "../harness.ts";
-import { buy, makeBuyer, makeSubscriber, openShop, planOf, rowOf, type Shop } from "./shop.ts";
+import { buy, makeBuyer, makeSubscriber, openShop, planOf, rowOf, type Buyer, type Shop } from "./shop.ts";
 
 let shop: Shop;
 beforeAll(async () => void (shop = await openShop()));
@@ -143,6 +143,44 @@ test("the processes do it by themselves, one of them at a time, and count what t
     stripe.webhooks.policy = () => "send";
   }
 }, 40_000);
+
+test("a link to pay by is another one at each look: no difference, and in no log", async () => {
+  const { stripe, reef, sql } = shop;
+  const { user, customer } = await makeSubscriber(shop, "pro monthly");
+  stripe.setCard(customer, "declined");
+  stripe.advance({ months: 1 });
+  stripe.advance({ hours: 2 });
+  await shop.settled();
+  await sql`update subscriptions set pay_url = 'https://invoice.example.org/older' where user_id = ${user.id}`;
+  const mine = async () =>
+    (await compareBilling(reef.deps, settings)).differences.filter(({ customerId }) => customerId === customer);
+  expect(await mine()).toEqual([]);
+  await sql`update subscriptions set pay_url = null where user_id = ${user.id}`;
+  expect((await mine()).map(({ what }) => what)).toEqual(["payUrl: here none, at Stripe one"]);
+  await reconcileBilling(reef.deps, settings);
+  const { payUrl } = (await rowOf(sql, user.id))!;
+  expect(reef.logs.some((line) => line.includes(payUrl!))).toBe(false);
+}, 30_000);
+
+test("one who can't be put right holds up nobody else, and the failure is not swallowed", async () => {
+  const { stripe, reef } = shop;
+  stripe.webhooks.policy = () => "drop";
+  const buyers = [await makeBuyer(shop), await makeBuyer(shop)];
+  for (const { customer } of buyers) buy(shop, customer, "pro monthly");
+  const [poison, other] = buyers.toSorted((a, b) => (a.customer < b.customer ? -1 : 1)) as [Buyer, Buyer];
+  // Compared it can be; what it comes to can't be kept.
+  await shop.sql.unsafe(`alter table subscriptions add constraint poison check (user_id <> '${poison.user.id}')`);
+  try {
+    const failure = await reconcileBilling(reef.deps, settings).catch((error: unknown) => error);
+    expect((failure as { code?: string }).code).toBe("23514");
+    expect(await planOf(other.user)).toBe("pro");
+  } finally {
+    await shop.sql`alter table subscriptions drop constraint poison`;
+    stripe.webhooks.policy = () => "send";
+  }
+  await reconcileBilling(reef.deps, settings);
+  expect(await planOf(poison.user)).toBe("pro");
+}, 30_000);
 
 test("a plan in force that was not applied is applied", async () => {
   const { reef, sql } = shop;
