@@ -1,0 +1,36 @@
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { call, makeUser } from "../factories.ts";
+import {
+  checkout,
+  customerOf,
+  idIn,
+  lookLater,
+  makeSubscriber,
+  openSessions,
+  openShop,
+  subscription,
+  type Shop,
+} from "./storefront.ts";
+
+let shop: Shop;
+beforeAll(async () => void (shop = await openShop()));
+afterAll(() => shop.close());
+
+test("the same Idempotency-Key later: never the address of a page that is over", async () => {
+  const user = await makeUser(shop.reef);
+  const ask = (what: string, body?: object) =>
+    call(shop.reef.url, "POST", `/api/subscription/${what}`, body, user.token, { "idempotency-key": `tap-${what}` });
+  const pro = { plan: "pro", billing_cycle: "monthly" };
+  const first = (await ask("checkout", pro)).body.checkout_url;
+  shop.stripe.advance({ days: 2 });
+  const second = await ask("checkout", pro);
+  expect(openSessions(shop, await customerOf(shop, user)).map(({ id }) => id)).toEqual([
+    idIn(second.body.checkout_url),
+  ]);
+  expect(second.body.checkout_url).not.toBe(first);
+  shop.stripe.completeCheckout(idIn(second.body.checkout_url));
+  const third = await ask("checkout", pro);
+  expect([third.status, third.body.code]).toEqual([409, "already_subscribed"]);
+  const pages = [await ask("portal"), await ask("portal")].map(({ body }) => body.portal_url);
+  expect(new Set(pages).size).toBe(2);
+});
