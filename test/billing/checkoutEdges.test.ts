@@ -34,3 +34,16 @@ test("the same Idempotency-Key later: never the address of a page that is over",
   const pages = [await ask("portal"), await ask("portal")].map(({ body }) => body.portal_url);
   expect(new Set(pages).size).toBe(2);
 });
+
+test("who changes their address after a customer was made for the old one, and not kept, can buy at once", async () => {
+  const user = await makeUser(shop.reef);
+  shop.stripe.failNext(
+    { status: 500, afterWork: true },
+    ({ path, method }) => method === "POST" && path === "/v1/customers",
+  );
+  expect((await checkout(user, "pro")).status).toBe(503);
+  await shop.reef.sql`update users set email = ${`new-${user.email}`} where id = ${user.id}`;
+  const { status, body } = await checkout(user, "pro");
+  expect(status).toBe(200);
+  expect(openSessions(shop, await customerOf(shop, user)).map(({ id }) => id)).toEqual([idIn(body.checkout_url)]);
+});
