@@ -47,3 +47,12 @@ test("who changes their address after a customer was made for the old one, and n
   expect(status).toBe(200);
   expect(openSessions(shop, await customerOf(shop, user)).map(({ id }) => id)).toEqual([idIn(body.checkout_url)]);
 });
+
+test("bought, and over before the app has looked: no checkout is open any more", async () => {
+  const user = await makeUser(shop.reef);
+  shop.stripe.completeCheckout(idIn((await checkout(user, "pro")).body.checkout_url));
+  const customer = await customerOf(shop, user);
+  const [bought] = shop.stripe.truth(customer).subscriptions;
+  shop.stripe.cancelNow(bought!.id);
+  expect(await lookLater(shop, user)).toMatchObject({ status: "canceled", plan: "free", checkout_open: false });
+});
