@@ -56,3 +56,14 @@ test("bought, and over before the app has looked: no checkout is open any more",
   shop.stripe.cancelNow(bought!.id);
   expect(await lookLater(shop, user)).toMatchObject({ status: "canceled", plan: "free", checkout_open: false });
 });
+
+test("whoever looks without a pause is shown what is known: Stripe is not asked each second for ever", async () => {
+  const user = await makeSubscriber(shop);
+  const since = shop.stripe.requests.length;
+  for (let n = 0; n < 200; n++) {
+    await shop.reef
+      .sql`update stripe_customers set asked_at = asked_at - interval '2 seconds' where user_id = ${user.id}`;
+    expect((await subscription(user)).plan).toBe("pro");
+  }
+  expect(shop.stripe.requests.length - since).toBeLessThan(160);
+}, 60_000);
