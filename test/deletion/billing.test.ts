@@ -162,6 +162,22 @@ test("a key of another account: nobody is told that they are gone while they pay
   expect(liveSubscriptions(shop, customer)).toEqual([]);
 }, 40_000);
 
+test("another customer, made in place of one that is gone and never kept, is found when the person leaves", async () => {
+  const user = await makeSubscriber(shop);
+  shop.stripe.deleteCustomer(await customerOf(shop, user));
+  shop.stripe.failNext(
+    { status: 500, afterWork: true },
+    ({ path, method }) => method === "POST" && path === "/v1/customers",
+  );
+  expect((await checkout(user, "pro")).status).toBe(503);
+  expect(customersOf(user).length).toBe(1);
+  // Whatever is done next ends the lease in order.
+  expect((await user.call("POST", "/api/subscription/cancel")).body.code).toBe("no_subscription");
+  expect((await leave(user)).status).toBe(202);
+  await isGone(user);
+  expect(customersOf(user)).toEqual([]);
+}, 40_000);
+
 test("without a key: who pays waits for it, who pays nothing leaves", async () => {
   const payer = await makeSubscriber(shop);
   const { STRIPE_SECRET_KEY: _, ...keyless } = shop.env;
