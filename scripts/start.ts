@@ -106,7 +106,7 @@ async function start(run: Run, settings: Settings): Promise<void> {
     env("REDIS_URL") ?? keep(run, "Redis", startRedis({ dataDir: folder("redis"), log })),
   ]);
   const connected = { ...app, ...mailDir, DATABASE_URL: databaseUrl, REDIS_URL: redisUrl };
-  writeRunningFile(data.path, connected);
+  writeRunningFile(data.path, connected, shop?.env);
   const application = keepApplication(run, { ...settings, env: connected, folder: folder("logs") });
   process.on("SIGUSR2", () => {
     if (settings.processes === 1) run.say("only several processes can be replaced: npm start -- --processes 2");

@@ -67,7 +67,7 @@ function customerCalls(stripe: Stripe, limits: Limits) {
     },
     /**
      * Makes the customer of a user, once: the same key is the same request. Stripe repeats a failure under its key for a
-     * day, so a repeated one goes on to the next key.
+     * day, and refuses another address under it, so both go on to the next key.
      */
     async createCustomer(who: { email: string; userId: string; replaces: string | null }): Promise<string> {
       const base = ["customer", who.userId, who.replaces].filter((part) => part !== null).join(":");
@@ -79,7 +79,7 @@ function customerCalls(stripe: Stripe, limits: Limits) {
           );
           return made.id;
         } catch (error) {
-          if (n >= KEYS_AT_MOST || !isRepeatedFailure(error)) throw error;
+          if (n >= KEYS_AT_MOST || !isKeySpent(error)) throw error;
         }
       }
     },
@@ -267,6 +267,8 @@ export async function unlessMissing<T>(asking: Promise<T>): Promise<T | null> {
   });
 }
 
-function isRepeatedFailure(error: unknown): boolean {
+/** Nothing else will ever come of this key: it repeats a failure, or was another request's. */
+function isKeySpent(error: unknown): boolean {
+  if (error instanceof Stripe.errors.StripeIdempotencyError && error.statusCode === 400) return true;
   return error instanceof Stripe.errors.StripeError && error.headers?.["idempotent-replayed"] === "true";
 }

@@ -64,12 +64,15 @@ export async function saveCheckout(
   return result.count === 1;
 }
 
-/** The checkout is over: paid, expired, or taken back. */
-export async function forgetCheckout(sql: Queryable, input: { userId: string; sessionId: string }): Promise<void> {
+/** The checkout is over: paid, expired, or taken back. `sessionId` null: whichever it was. */
+export async function forgetCheckout(
+  sql: Queryable,
+  input: { userId: string; sessionId: string | null },
+): Promise<void> {
   await sql`
     update stripe_customers set checkout_session_id = null, checkout_url = null, checkout_price_id = null,
       checkout_expires_at = null
-    where user_id = ${input.userId} and checkout_session_id = ${input.sessionId}`;
+    where user_id = ${input.userId} and checkout_session_id = coalesce(${input.sessionId}, checkout_session_id)`;
 }
 
 /** The person was sent to Stripe's pages. */

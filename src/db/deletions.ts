@@ -99,7 +99,7 @@ export interface StripeTraces {
   customerId: string | null;
   /** One that lived when it was last fetched. */
   subscriptionId: string | null;
-  /** Something was being done there, and it was not seen how that ended. */
+  /** Something was being done there and it was not seen how that ended, or the customer is gone: there may be another. */
   cutOff: boolean;
   /** Whether somebody may have to pay for something. */
   costs: boolean;
@@ -108,7 +108,7 @@ export interface StripeTraces {
 /** Null: it never heard of them. */
 export async function findStripeTraces(sql: Queryable, userId: string): Promise<StripeTraces | null> {
   const [row] = await sql<StripeTraces[]>`
-    select c.customer_id, s.stripe_subscription_id as subscription_id, l.user_id is not null as cut_off,
+    select c.customer_id, s.stripe_subscription_id as subscription_id, l.user_id is not null or c.gone_at is not null as cut_off,
       s.stripe_subscription_id is not null or coalesce(c.checkout_expires_at > now(), false) as costs
     from (select ${userId}::uuid as id) u
     left join stripe_customers c on c.user_id = u.id

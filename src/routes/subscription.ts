@@ -67,6 +67,8 @@ function linkRoutes(router: Router, deps: Deps): void {
       path: `${path}/checkout`,
       access: "user",
       tag,
+      // The page of a kept address may be over, and who may buy may have changed.
+      keeps: false,
       summary: "Where a plan is bought, or changed to; the open checkout again when there is one",
       body: checkoutBody,
       responses: { 200: checkoutSchema },
@@ -83,6 +85,7 @@ function linkRoutes(router: Router, deps: Deps): void {
       path: `${path}/portal`,
       access: "user",
       tag,
+      keeps: false,
       summary: "Stripe's page for invoices, card and subscription",
       responses: { 200: portalSchema },
       errors: ["no_subscription", ...PAYS],

@@ -1,4 +1,5 @@
 import { lockPlan } from "../db/appliedPlans.ts";
+import { forgetCheckout } from "../db/checkouts.ts";
 import type { Queryable } from "../db/connect.ts";
 import { beginFetch, beginStaleFetch, storeFetch, type Fetch } from "../db/stripeCustomers.ts";
 import { findPaid, listPricePlans, putPaid, type PaidSubscription } from "../db/subscriptions.ts";
@@ -112,6 +113,7 @@ async function store(
     return { outcome: "superseded", ...nothing };
   const after = renderRow(before, answer);
   const changed = after !== null && (await putPaid(sql, userId, after));
+  if (after && isBoughtAnew(before, after)) await forgetCheckout(sql, { userId, sessionId: null });
   if (after && owesAnew(before, after)) await mailFailure(sql, userId, after);
   const planIsNew = await applyPlan(sql, userId, STRIPE);
   // Nobody may be refused by the old plan once this is committed.
@@ -132,6 +134,12 @@ export function renderRow(before: PaidSubscription | null, { paid, customer }: A
   if (!last || last.status === "incomplete_expired") return last;
   const none = { pastDueSince: null, graceUntil: null, dueMicroUsd: null, payUrl: null };
   return { ...last, ...none, status: "canceled" };
+}
+
+/** A subscription that was begun in a checkout which is over therefore, however it stands by now. */
+function isBoughtAnew(before: PaidSubscription | null, after: PaidSubscription): boolean {
+  if (after.status === "incomplete" || after.status === "incomplete_expired") return false;
+  return before?.subscriptionId !== after.subscriptionId || before.status === "incomplete";
 }
 
 /** A payment failed that the person was not told of: one mail for each time that something stays unpaid. */

@@ -25,6 +25,7 @@ export async function endCustomer(
   const { sales } = deps;
   await withStripeLease(deps, { userId, active: false }, async (lease) => {
     const calls = sales.within(lease.leftMs);
+    if (customerId !== null && subscriptionId !== null) await lease.within(requireKnown(deps, customerId), "the look");
     const customers = new Set(customerId === null ? [] : [customerId]);
     // A process may have died, or lost Stripe's answer, before what it made was kept.
     if (email !== null && (customerId === null || traces.cutOff))
@@ -38,6 +39,12 @@ export async function endCustomer(
     for (const id of living) await lease.within(cancel(id), "cancelling");
     for (const id of customers) await calls.deleteCustomer(id);
   });
+}
+
+/** Somebody pays, but not in this account or mode of Stripe's: what is not found here would go on there. */
+async function requireKnown({ stripe }: EndDeps, customerId: string): Promise<void> {
+  if ((await stripe.findCustomer(customerId)) === null)
+    throw new Error("Stripe never knew the customer of a living subscription; is the key right?");
 }
 
 function noneIfGone(error: unknown): never[] {

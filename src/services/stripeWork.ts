@@ -126,7 +126,7 @@ function startLease(userId: string): StripeLease {
     token: newId(),
     leftMs,
     within: (work, what) =>
-      withDeadline(work, leftMs(), what).catch((error: unknown) => {
+      withDeadline(work, Math.max(0, endsAt - performance.now()), what).catch((error: unknown) => {
         throw performance.now() >= endsAt ? tooLate() : error;
       }),
   };

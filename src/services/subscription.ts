@@ -9,9 +9,13 @@ import type { Identity } from "./accessTokens.ts";
 import { syncIfStale } from "./billing.ts";
 import { isLiving } from "./checkout.ts";
 import type { SaleDeps } from "./stripeWork.ts";
+import { countRequest } from "./throttle.ts";
 
 /** Who comes back from Stripe's pages sees what is so there, at most this old, also when the webhook is late. */
 const FRESH_MS = 1_000;
+/** Who looks without a pause is shown what is a little older. */
+const LOOKS = { kind: "billing_look", limit: 120, windowSeconds: 15 * 60 };
+const OLDER_MS = 30_000;
 /** A look at the subscription does not wait longer for Stripe; the row is shown then. */
 const PATIENCE_MS = 4_000;
 
@@ -34,7 +38,11 @@ export async function readSubscription(deps: SaleDeps, actor: Identity): Promise
   const { userId } = actor;
   const inForce = await getPlanInForce(deps, userId);
   if (deps.sales && (inForce.checkoutOpen || inForce.wasAtStripe)) {
-    await withDeadline(syncIfStale(deps, userId, FRESH_MS), PATIENCE_MS, "the sync").catch((error: unknown) =>
+    const maxAgeMs = await countRequest(deps, { ...LOOKS, who: userId }).then(
+      () => FRESH_MS,
+      () => OLDER_MS,
+    );
+    await withDeadline(syncIfStale(deps, userId, maxAgeMs), PATIENCE_MS, "the sync").catch((error: unknown) =>
       deps.log.info({ user_id: userId, reason: describeError(error) }, "the subscription is shown as last known"),
     );
   }

@@ -142,6 +142,42 @@ test("who never bought anything leaves without Stripe", async () => {
   expect(shop.stripe.requests.slice(before)).toEqual([]);
 }, 60_000);
 
+test("a key of another account: nobody is told that they are gone while they pay there", async () => {
+  const user = await makeSubscriber(shop);
+  const customer = await customerOf(shop, user);
+  const [mine] = liveSubscriptions(shop, customer);
+  const name = async (id: string, subscriptionId: string) => {
+    await shop.reef.sql`update stripe_customers set customer_id = ${id} where user_id = ${user.id}`;
+    await shop.reef.sql`update subscriptions set stripe_subscription_id = ${subscriptionId} where user_id = ${user.id}`;
+  };
+  await name(`${customer}_there`, `${mine!.id}_there`);
+  expect((await leave(user)).status).toBe(202);
+  await until("it was tried", async () => {
+    const row = await stepOf(user);
+    return row?.step !== "subscription" || row.lastError !== null;
+  });
+  expect((await stepOf(user))?.step).toBe("subscription");
+  await name(customer, mine!.id);
+  await isGone(user);
+  expect(liveSubscriptions(shop, customer)).toEqual([]);
+}, 40_000);
+
+test("another customer, made in place of one that is gone and never kept, is found when the person leaves", async () => {
+  const user = await makeSubscriber(shop);
+  shop.stripe.deleteCustomer(await customerOf(shop, user));
+  shop.stripe.failNext(
+    { status: 500, afterWork: true },
+    ({ path, method }) => method === "POST" && path === "/v1/customers",
+  );
+  expect((await checkout(user, "pro")).status).toBe(503);
+  expect(customersOf(user).length).toBe(1);
+  // Whatever is done next ends the lease in order.
+  expect((await user.call("POST", "/api/subscription/cancel")).body.code).toBe("no_subscription");
+  expect((await leave(user)).status).toBe(202);
+  await isGone(user);
+  expect(customersOf(user)).toEqual([]);
+}, 40_000);
+
 test("without a key: who pays waits for it, who pays nothing leaves", async () => {
   const payer = await makeSubscriber(shop);
   const { STRIPE_SECRET_KEY: _, ...keyless } = shop.env;

@@ -73,7 +73,11 @@ describe("the command", () => {
     try {
       expect(await run(healthy.env)).toMatchObject({ code: 0, said: "" });
       // As npm start tells it: only settings of ours, for its owner only.
-      writeRunningFile(healthy.dir, { ...healthy.env, OPENAI_API_KEY: "sk-planted" });
+      writeRunningFile(healthy.dir, {
+        ...healthy.env,
+        OPENAI_API_KEY: "sk-planted",
+        STRIPE_SECRET_KEY: "sk_live_sk-planted",
+      });
       const file = join(healthy.dir, "running.json");
       expect([statSync(file).mode & 0o777, readFileSync(file, "utf8").includes("sk-planted")]).toEqual([0o600, false]);
       const found = await runScript("scripts/verify.ts", { REEF_DATA_DIR: healthy.dir });
