@@ -110,7 +110,7 @@ export async function costOf({ sql }: TestReef, { id }: TestUser): Promise<numbe
 export async function usePlan({ sql }: TestReef, { id }: TestUser, plan: "pro" | "premium" | "free"): Promise<void> {
   await sql`
     insert into subscriptions (user_id, plan, status) values (${id}, ${plan}, 'active')
-    on conflict (user_id) do update set plan = excluded.plan, status = 'active'`;
+    on conflict (user_id, source) do update set plan = excluded.plan, status = 'active'`;
 }
 
 /** So much of the day is used already. */
