@@ -42,23 +42,26 @@ export function startPlanKeeper(deps: BillingDeps): PlanKeeper {
         for (const userId of found) told.add(userId);
       }
       const failures: unknown[] = [];
+      const failed: string[] = [];
       // One who can't be served holds up nobody else.
-      const attempt = (work: Promise<void>) => work.catch((error: unknown) => void failures.push(error));
-      const heard = [...told];
-      told.clear();
-      for (const userId of heard) {
-        if (signal.aborted) return;
-        await attempt(
-          keepApplied(deps, userId).catch((error: unknown) => {
-            told.add(userId);
-            throw error;
-          }),
-        );
-      }
+      const serveHeard = async () => {
+        for (const userId of told) {
+          if (signal.aborted) return;
+          told.delete(userId);
+          await keepApplied(deps, userId).catch((error: unknown) => {
+            failures.push(error);
+            failed.push(userId);
+          });
+        }
+      };
+      await serveHeard();
       for (const ended of await listEndedPlans(deps.sql, { limit: AT_ONCE })) {
         if (signal.aborted) return;
-        await attempt(endPlan(deps, ended));
+        await endPlan(deps, ended).catch((error: unknown) => void failures.push(error));
+        // Stripe may have kept it waiting.
+        await serveHeard();
       }
+      for (const userId of failed) told.add(userId);
       if (failures.length > 0) throw failures[0];
     },
   });

@@ -52,6 +52,33 @@ test("when the grace is over Stripe is asked once more: who has paid keeps the p
   stripe.webhooks.policy = () => "send";
 }, 20_000);
 
+test("a Stripe that hangs while many a grace ends holds up nobody whose plan is another's", async () => {
+  const { stripe, sql } = shop;
+  const late = [await makeBuyer(shop), await makeBuyer(shop), await makeBuyer(shop)];
+  for (const { customer } of late) {
+    buy(shop, customer, "pro monthly");
+    stripe.setCard(customer, "declined");
+  }
+  stripe.advance({ months: 1 });
+  stripe.advance({ hours: 2 });
+  await shop.settled();
+  const other = await makeBuyer(shop);
+  const asked = new Set<unknown>();
+  stripe.fault = ({ params }) => {
+    asked.add(params["customer"]);
+    return { hang: "beforeWork" };
+  };
+  // Nobody is told of it; the keeper finds them by the clock.
+  await sql`alter table subscriptions disable trigger subscriptions_tell`;
+  await sql`update subscriptions set grace_until = now() where user_id = any(${late.map(({ user }) => user.id)}::uuid[])`;
+  await sql`alter table subscriptions enable trigger subscriptions_tell`;
+  await until("Stripe is asked", () => asked.size > 0, 10_000);
+  await sql`insert into subscriptions (user_id, source, plan, status) values (${other.user.id}, 'apple', 'pro', 'active')`;
+  await until("it is applied", async () => (await mailsOf(sql, other.user.id)).length === 1, 30_000);
+  expect(asked.size).toBeLessThanOrEqual(2);
+  stripe.fault = null;
+}, 60_000);
+
 test("who has not paid when the grace is over is free, though Stripe still tries; and has it back when it succeeds", async () => {
   const { stripe, sql } = shop;
   const { user, customer } = await failToPay();
