@@ -25,7 +25,7 @@ afterAll(async () => {
 const OURS = new Set(
   `users.password_hash users.status users.timezone refresh_tokens.token_hash refresh_tokens.previous_token_hash
   refresh_tokens.revoked_reason subscriptions.plan subscriptions.status subscriptions.source subscriptions.billing_cycle users.applied_plan stripe_prices.price_id stripe_prices.plan
-  stripe_prices.cycle stripe_prices.product_id stripe_events.id stripe_events.type stripe_events.outcome
+  stripe_prices.cycle stripe_prices.product_id stripe_customers.customer_id stripe_events.id stripe_events.type stripe_events.outcome
   stripe_events.last_error identities.provider
   one_time_tokens.kind outbox.template assistants.gateway_id assistants.agent_id assistants.voice assistants.model
   assistants.status assistants.state assistants.purge_step turns.gateway_id turns.status messages.role messages.finish
@@ -58,8 +58,9 @@ async function plant(user: TestUser, agents: { id: string; agent_id: string }[])
   const bytes = Buffer.from(PHRASE);
   await sql`update users set name = ${PHRASE}, avatar_url = ${`https://example.org/${PHRASE}`}, email = ${`${PHRASE}@example.org`} where id = ${user.id}`;
   await sql`update refresh_tokens set device_name = ${PHRASE}, ip = ${PHRASE} where user_id = ${user.id}`;
+  const customer = stripe.plantSubscription(`sub_${PHRASE}`);
   await sql`insert into stripe_customers (user_id, customer_id, checkout_session_id, checkout_url, checkout_price_id)
-    values (${user.id}, ${PHRASE}, ${PHRASE}, ${PHRASE}, ${PHRASE})`;
+    values (${user.id}, ${customer}, ${PHRASE}, ${PHRASE}, ${PHRASE})`;
   await sql`update subscriptions set pay_url = ${PHRASE}, price_id = ${PHRASE} where user_id = ${user.id}`;
   await sql`insert into identities (provider, subject, user_id, email, provider_token)
     values ('google', ${PHRASE}, ${user.id}, ${`${PHRASE}@example.org`}, ${bytes})`;
@@ -108,7 +109,6 @@ test("whoever leaves is found nowhere: rows, keys, files, logs; the neighbour is
   const user = await makeUser(reef);
   const neighbour = await makeUser(reef);
   await sql`insert into subscriptions (user_id, plan, source, stripe_subscription_id) values (${user.id}, 'pro', 'stripe', ${`sub_${PHRASE}`})`;
-  stripe.plantSubscription(`sub_${PHRASE}`);
   const agents = [await makeAssistant(user), await makeAssistant(user)];
   const near = await makeAssistant(neighbour);
   for (const { agent_id } of agents) await talk(user, agent_id, `remember ${PHRASE}`);
