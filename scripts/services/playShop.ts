@@ -77,12 +77,14 @@ function readKept(file: string): Kept {
   const secret = (prefix: string) => prefix + randomBytes(18).toString("hex");
   if (!existsSync(file)) return { port: freePort(), secretKey: secret("sk_test_"), webhookSecret: secret("whsec_") };
   try {
-    const kept = JSON.parse(readFileSync(file, "utf8")) as Kept;
-    if (kept.secretKey && kept.webhookSecret && Number.isInteger(kept.port)) return kept;
+    const kept = JSON.parse(readFileSync(file, "utf8")) as Kept | null;
+    if (kept?.secretKey && kept.webhookSecret && Number.isInteger(kept.port)) return kept;
   } catch (error) {
     if (!(error instanceof SyntaxError)) throw error;
   }
-  throw new StartError(`${file} is damaged: restore it, or delete it for a new play shop (play subscriptions end).`);
+  throw new StartError(
+    `${file} is damaged: restore it, or delete the data folder. A new play shop would not know who has bought something.`,
+  );
 }
 
 /** Puts the plans on the shop's shelf, as an operator does with a real key. Says what went wrong, and goes on. */
