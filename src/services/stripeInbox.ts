@@ -59,14 +59,14 @@ export function startStripeInbox(deps: InboxDeps): Loop {
     log,
     run: async () => {
       if (stopping || active.size >= CUSTOMERS_AT_ONCE) return;
-      if (deps.clock.now() - forgotAt > FORGET_MS) {
-        await deleteOldEvents(sql, { days: KEPT_DAYS });
-        forgotAt = deps.clock.now();
-      }
       const except = [...active.values()].flatMap(({ customerId }) => customerId ?? []);
       const customers = CUSTOMERS_AT_ONCE - active.size;
       const due = await claimEvents(sql, { leaseMs: LEASE_MS, customers, limit: EVENTS_AT_ONCE, except });
       for (const events of groupByCustomer(due)) start(events);
+      // Last: what can't be forgotten must not keep anything from being worked on.
+      if (deps.clock.now() - forgotAt <= FORGET_MS) return;
+      await deleteOldEvents(sql, { days: KEPT_DAYS });
+      forgotAt = deps.clock.now();
     },
   });
   return {
