@@ -142,21 +142,21 @@ export interface Cost {
   costMicroUsd: number | null;
 }
 
+/** How a reservation ends. `actual`: what was really used, of the kinds where that differs from what was reserved. */
+export interface Settlement {
+  userId: string;
+  key: string;
+  status: "committed" | "released";
+  actual?: Partial<Amounts>;
+  cost?: Cost;
+}
+
 /**
  * Settles a reservation once. `committed` keeps it, at what was really used where `actual` says so: less comes back, more
  * is taken only as far as the day's limit goes. `released`, or nothing used, gives it back to its day. Null when nothing
  * was reserved under this key any more: what was settled before stays as it is.
  */
-export async function settleReservation(
-  sql: Queryable,
-  input: {
-    userId: string;
-    key: string;
-    status: "committed" | "released";
-    actual?: Partial<Amounts>;
-    cost?: Cost;
-  },
-): Promise<Settled | null> {
+export async function settleReservation(sql: Queryable, input: Settlement): Promise<Settled | null> {
   const { userId, key, actual = {}, cost } = input;
   const counted = KINDS.filter((kind) => actual[kind] !== undefined);
   // The day is locked before the ledger, here as where the reservation was made.

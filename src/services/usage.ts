@@ -9,10 +9,10 @@ import {
   settleReservation,
   USAGE_KINDS,
   type Amounts,
-  type Cost,
   type DailyUse,
   type ExpiredReservation,
   type Settled,
+  type Settlement,
   type Totals,
   type Usage,
   type UsageKind,
@@ -100,17 +100,7 @@ export function isRefused(outcome: object): outcome is Refused {
  * Settles a reservation once, in the caller's transaction: `committed`, at `actual` where that differs, or `released`.
  * Null when it had been settled, or given back, before.
  */
-export async function settleUsage(
-  deps: UsageDeps,
-  sql: Queryable,
-  input: {
-    userId: string;
-    key: string;
-    status: "committed" | "released";
-    actual?: Partial<Amounts>;
-    cost?: Cost;
-  },
-): Promise<Settled | null> {
+export async function settleUsage(deps: UsageDeps, sql: Queryable, input: Settlement): Promise<Settled | null> {
   const settled = await settleReservation(sql, input);
   if (!settled?.totals) return settled;
   const { returned, totals } = settled;
