@@ -1,55 +1,6 @@
-import { createPrivateKey } from "node:crypto";
 import { z } from "zod";
 import { LIST_PRICES, priceTable } from "./lib/prices.ts";
-
-/** How an environment variable is read, and the line that documents it in `.env.example`. */
-const text = (description: string) => z.string().trim().min(1).describe(description);
-const url = (description: string, protocols: RegExp) =>
-  z.url({ protocol: protocols }).refine(isDecodable, "must be percent-encoded").describe(description);
-const integer = (description: string, min: number, max: number) =>
-  z.coerce.number().int().min(min).max(max).describe(description);
-const flag = (description: string) =>
-  z
-    .enum(["true", "false", "1", "0"])
-    .transform((value) => value === "true" || value === "1")
-    .describe(description);
-const list = (description: string) =>
-  z
-    .string()
-    .transform((value) =>
-      value
-        .split(",")
-        .map((item) => item.trim())
-        .filter((item) => item !== ""),
-    )
-    .describe(description);
-
-/** Exactly as a browser sends it: a path, a slash at the end or a star would match nothing, or everything. */
-const isOrigin = (text: string) =>
-  /^[a-z][a-z0-9+.-]*:\/\/[a-z0-9.-]+(:\d+)?$/.test(text) &&
-  // URL knows no origin of an app's own scheme (capacitor://localhost), but leaves out what browsers leave out elsewhere.
-  (!text.startsWith("http") || URL.parse(text)?.origin === text);
-const origins = (description: string) =>
-  list(description)
-    .refine((items) => items.every(isOrigin), "must be origins like https://app.example.com, without a path")
-    .describe(description);
-
-// The clients decode user name and password, and would throw a sentence that names no variable.
-function isDecodable(value: string): boolean {
-  try {
-    return decodeURIComponent(value) !== "";
-  } catch {
-    return false;
-  }
-}
-
-function isAppleKey(pem: string): boolean {
-  try {
-    return createPrivateKey(pem).asymmetricKeyDetails?.namedCurve === "prime256v1";
-  } catch {
-    return false;
-  }
-}
+import { flag, integer, isAppleKey, list, origins, text, url } from "./lib/settings.ts";
 
 /** A table as JSON; what it does not name keeps its list price. */
 const prices = z
@@ -192,6 +143,37 @@ export const environmentSchema = z.object({
     10,
     60_000,
   ).default(250),
+  ALARM_WEBHOOK_URL: url(
+    "Where alarms are posted as JSON with a text, e.g. an incoming webhook of a chat",
+    /^https?$/,
+  ).optional(),
+  ALARM_EMAIL: z.email().describe("Who gets alarms by mail").optional(),
+  ALARM_REPEAT_MS: integer("How often an alarm that lasts is told again", 60_000, 604_800_000).default(21_600_000),
+  BACKUP_DIR: text("Folder of the backups on this machine").default("/var/backups/reef"),
+  BACKUP_MAX_AGE_MS: integer("A newest backup older than this is an alarm", 60_000, 2_592_000_000).default(108_000_000),
+  BACKUP_AGE_RECIPIENTS: list(
+    "Public age keys (age1…) that secrets in a backup are encrypted for; their private half is kept elsewhere",
+  ).default([]),
+  RESTIC_REPOSITORY: text(
+    "Second place of the backups, as restic names it, e.g. s3:https://s3.example.com/reef",
+  ).optional(),
+  RESTIC_PASSWORD: text("Encrypts the second place; with another one nothing can be read").optional(),
+  GATEWAY_FILES_URL: url(
+    "The gateway's folder served from its own host (src/files.ts), e.g. http://10.0.0.2:18790; without it the folder is here",
+    /^https?$/,
+  ).optional(),
+  GATEWAY_FILES_TOKEN: z
+    .string()
+    .min(16, "must have at least 16 characters")
+    .describe("Shared by src/files.ts and those who ask it")
+    .optional(),
+  GATEWAY_RESTART_DIR: text(
+    "Where the health check leaves a file named like the gateway to have it restarted (reef-restart-gateway@.path)",
+  ).optional(),
+  OTEL_EXPORTER_OTLP_ENDPOINT: url(
+    "Collector of traces (OTLP over HTTP), e.g. http://127.0.0.1:4318",
+    /^https?$/,
+  ).optional(),
   CHAT_PING_MS: integer(
     "Interval of WebSocket pings; a client silent for 2.4 of them is closed (4408)",
     50,

@@ -6,6 +6,7 @@ import { createCommonPasswords } from "./clients/commonPasswords.ts";
 import { createGatewayClient, type GatewayClient } from "./clients/gateway.ts";
 import { createAppleTokens, type AppleTokens } from "./clients/appleTokens.ts";
 import { createIdentityProviders, type IdentityProviders } from "./clients/identityProviders.ts";
+import { createAlarmSender, type AlarmSender } from "./clients/alarmSender.ts";
 import { createMailer, type Mailer } from "./clients/mailer.ts";
 import { connectRedis } from "./clients/redis.ts";
 import { createSpeechProvider, type SpeechProvider } from "./clients/speech.ts";
@@ -46,6 +47,7 @@ export interface Deps {
   appleTokens: AppleTokens | null;
   /** Null: mails can't go anywhere and wait in the outbox. */
   mailer: Mailer | null;
+  alarmSender: AlarmSender;
   /** Null without OPENAI_API_KEY: nothing is heard or spoken. */
   speech: SpeechProvider | null;
   audio: AudioInspector;
@@ -117,6 +119,7 @@ export function createDeps(config: Config, log: Log): Deps {
     identityProviders: createIdentityProviders(config, log),
     appleTokens: createAppleTokens(config),
     mailer,
+    alarmSender: createAlarmSender(config, mailer),
     passwords: createPasswords(createCommonPasswords()),
     speech: createSpeechProvider(config, log, metrics),
     audio,

@@ -17,7 +17,14 @@ const LEVELS = [
   ["process"],
   ["main"],
 ];
-const MAY_READ_ENVIRONMENT = ["main.ts", "jobs/admin.ts", "jobs/parkAgents.ts", "jobs/verify.ts"];
+const MAY_READ_ENVIRONMENT = [
+  "main.ts",
+  "jobs/admin.ts",
+  "jobs/alarm.ts",
+  "jobs/parkAgents.ts",
+  "jobs/runTimer.ts",
+  "jobs/verify.ts",
+];
 const MAY_TOUCH_FILES = [
   "clients/commonPasswords.ts",
   "clients/mailFolder.ts",

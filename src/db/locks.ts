@@ -4,7 +4,7 @@ import { setTransactionLimit } from "./timeouts.ts";
 const PING_MS = 1_000;
 /** A holder that is silent this long (stopped, or cut off) loses the lock: Postgres ends its transaction. */
 const SILENT_MS = 5_000;
-/** The longest work under a lock; who goes on beyond that has lost it and begins again. */
+/** The longest work under a lock, unless the caller says another; who goes on beyond that has lost it and begins again. */
 const WORK_MS = 600_000;
 
 /** A lock that is held now, as far as anybody can know. */
@@ -24,6 +24,7 @@ export async function withAdvisoryLock<T>(
   sql: Sql,
   name: string,
   work: (lock: HeldLock) => Promise<T>,
+  { workMs = WORK_MS }: { workMs?: number } = {},
 ): Promise<T | null> {
   const lost = new AbortController();
   let working: Promise<T> | undefined;
@@ -35,7 +36,7 @@ export async function withAdvisoryLock<T>(
       >`select pg_try_advisory_xact_lock(hashtext('reef'), hashtext(${name})) as locked,
         set_config('idle_in_transaction_session_timeout', ${String(SILENT_MS)}, true)`;
       if (!row?.locked) return null;
-      await setTransactionLimit(tx, WORK_MS, true);
+      await setTransactionLimit(tx, workMs, true);
       const ping = async () => void (await tx`select 1`);
       pinging = setInterval(() => void ping().catch(() => lost.abort()), PING_MS);
       working = work({ signal: lost.signal, requireHeld: ping });

@@ -1,0 +1,42 @@
+import type { Queryable } from "./connect.ts";
+
+export type JobOutcome = "ok" | "failed" | "skipped";
+/** What a job counted: numbers, ids and names, never a person's text. */
+export type JobDetails = Record<string, string | number | boolean | null>;
+
+/** A run of a job as it is recorded; `finishedAt` null: it runs, or its process died. */
+export interface JobRun {
+  id: string;
+  job: string;
+  host: string;
+  startedAt: Date;
+  finishedAt: Date | null;
+  outcome: JobOutcome | "running";
+  summary: string | null;
+  details: JobDetails;
+}
+
+/** Records that a run has begun. */
+export async function insertJobRun(sql: Queryable, run: { id: string; job: string; host: string }): Promise<void> {
+  await sql`insert into job_runs (id, job, host) values (${run.id}, ${run.job}, ${run.host})`;
+}
+
+/** Records how a run ended; a run that has ended stays as it is. */
+export async function finishJobRun(
+  sql: Queryable,
+  run: { id: string; outcome: JobOutcome; summary: string; details: JobDetails },
+): Promise<void> {
+  await sql`
+    update job_runs set finished_at = now(), outcome = ${run.outcome}, summary = ${run.summary},
+      details = ${sql.json(run.details)}
+    where id = ${run.id} and finished_at is null`;
+}
+
+/** The newest run of each job, and the newest one that went well. */
+export async function listNewestRuns(sql: Queryable): Promise<{ job: string; last: JobRun; lastOkAt: Date | null }[]> {
+  const rows = await sql<(JobRun & { lastOkAt: Date | null })[]>`
+    select distinct on (r.job) r.*, (
+      select max(o.finished_at) from job_runs o where o.job = r.job and o.outcome = 'ok') as last_ok_at
+    from job_runs r where r.outcome <> 'skipped' order by r.job, r.started_at desc`;
+  return rows.map(({ lastOkAt, ...last }) => ({ job: last.job, last, lastOkAt }));
+}

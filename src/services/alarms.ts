@@ -1,0 +1,44 @@
+import { hostname } from "node:os";
+import { listUntoldAlarms, markAlarmTold, resolveAlarm, upsertAlarm, type Alarm, type Severity } from "../db/alarms.ts";
+import type { Deps } from "../deps.ts";
+
+type AlarmDeps = Pick<Deps, "sql" | "config" | "log" | "alarmSender">;
+
+/**
+ * An operator has to know this. Told at once, then again every ALARM_REPEAT_MS while it lasts, and once when it is over;
+ * the same `key` is the same trouble. `summary` is a sentence with ids and numbers, never a person's text. What could
+ * not be told now is told by the next call (the health check calls every five minutes). Rejects only without a database.
+ */
+export async function raiseAlarm(
+  deps: AlarmDeps,
+  alarm: { key: string; severity: Severity; summary: string },
+): Promise<void> {
+  deps.log.error({ alarm: alarm.key, severity: alarm.severity }, alarm.summary);
+  await upsertAlarm(deps.sql, { ...alarm, host: hostname() });
+  await tellAlarms(deps);
+}
+
+/** The trouble is over, if there was any. Rejects only without a database. */
+export async function endAlarm(deps: AlarmDeps, key: string): Promise<void> {
+  if (!(await resolveAlarm(deps.sql, key))) return;
+  deps.log.info({ alarm: key }, "an alarm is over");
+  await tellAlarms(deps);
+}
+
+/** Tells what nobody was told of yet. What can't be told stays untold. Two at once may tell a thing twice, never not at all. */
+export async function tellAlarms(deps: AlarmDeps): Promise<void> {
+  if (!deps.alarmSender.isConfigured) return;
+  for (const alarm of await listUntoldAlarms(deps.sql, { repeatMs: deps.config.ALARM_REPEAT_MS })) {
+    try {
+      await deps.alarmSender.send(toMessage(alarm));
+      await markAlarmTold(deps.sql, alarm);
+    } catch (err) {
+      deps.log.error({ err, alarm: alarm.key }, "nobody could be told of an alarm");
+    }
+  }
+}
+
+function toMessage({ key, severity, summary, host, count, firstAt, resolvedAt }: Alarm) {
+  const status = resolvedAt ? ("resolved" as const) : ("firing" as const);
+  return { status, key, severity, summary, host, count, since: firstAt.toISOString() };
+}
