@@ -1,0 +1,53 @@
+import { findProgram, type Program, type ProgramSpec } from "../scripts/services/debian.ts";
+
+/** Programs that only tests of the operation need: the installed one, or the distribution's, unpacked into the cache. */
+const SPECS = {
+  nginx: {
+    title: "nginx",
+    names: ["nginx"],
+    folder: "nginx",
+    file: "usr/sbin/nginx",
+    packages: ["nginx", "nginx-core", "nginx-common", "libpcre2-8-0"],
+    bare: ["libssl3", "libssl3t64", "zlib1g", "libcrypt1"],
+    advice: "install nginx",
+    versionArgs: ["-v"],
+  },
+  promtool: {
+    title: "promtool",
+    names: ["promtool"],
+    folder: "prometheus",
+    file: "usr/bin/promtool",
+    packages: ["prometheus", "promtool"],
+    advice: "install prometheus",
+  },
+  shellcheck: {
+    title: "shellcheck",
+    names: ["shellcheck"],
+    folder: "shellcheck",
+    file: "usr/bin/shellcheck",
+    packages: ["shellcheck", "libgmp10", "libffi8"],
+    advice: "install shellcheck",
+  },
+  age: {
+    title: "age",
+    names: ["age"],
+    folder: "age",
+    file: "usr/bin/age",
+    packages: ["age"],
+    advice: "install age",
+  },
+  restic: {
+    title: "restic",
+    names: ["restic"],
+    folder: "restic",
+    file: "usr/bin/restic",
+    packages: ["restic"],
+    advice: "install restic",
+    versionArgs: ["version"],
+  },
+} satisfies Record<string, ProgramSpec>;
+
+/** Finds a program, or fetches it once. Rejects with a sentence that says what to install. */
+export function tool(name: keyof typeof SPECS): Promise<Program> {
+  return findProgram(SPECS[name], () => undefined);
+}
