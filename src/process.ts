@@ -28,7 +28,9 @@ const SWEEP_MS = 5_000;
 const RESYNC_MS = 30_000;
 const DRAIN_MS = 8_000;
 /** What hangs beyond this is left behind: its turns run out of their leases. */
-const LOOPS_STOP_MS = 10_000;
+const LOOPS_STOP_MS = 8_700;
+/** All of a stop, whatever hangs: less than systemd (reef-api@.service) and the launcher wait before they kill. */
+const STOP_MS = 9_500;
 /** Who is connected, or on the way here while new connections go to others, sends a request within this time. */
 const LAST_REQUESTS_MS = 1_000;
 const DATABASE_WAIT_MS = 60_000;
@@ -60,6 +62,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
     port: server.port ?? config.PORT,
     async stop() {
       draining = true;
+      const endsAt = performance.now() + STOP_MS;
       log.info("shutting down");
       sockets.closeAll("restart");
       // Bun closes a connection that has not asked anything yet, and the kernel resets one that was not accepted.
@@ -76,8 +79,11 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
         log.warn({ err }, "did not stop in time"),
       );
       await answered;
-      await withDeadline(unlisten(), 1000, "unlisten").catch(() => undefined);
-      await deps.close();
+      const unlistened = withDeadline(unlisten(), 1000, "unlisten").catch(() => undefined);
+      const closed = unlistened.then(() => deps.close());
+      await withDeadline(closed, endsAt - performance.now(), "closing").catch((err: unknown) =>
+        log.warn({ err }, "did not close in time"),
+      );
     },
   };
 }
