@@ -143,6 +143,8 @@ export const environmentSchema = z.object({
     10,
     60_000,
   ).default(250),
+  SLEEP_INACTIVE_DAYS: integer("A free plan's assistant unused this long is put to sleep", 1, 3650).default(14),
+  AUDIT_KEEP_DAYS: integer("How long the audit log is kept", 30, 3650).default(400),
   ALARM_WEBHOOK_URL: url(
     "Where alarms are posted as JSON with a text, e.g. an incoming webhook of a chat",
     /^https?$/,
@@ -216,7 +218,8 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
   return { ...rest, REVEAL_EMAIL_TAKEN: REVEAL_EMAIL_TAKEN ?? rest.NODE_ENV === "development" };
 }
 
-function parse<S extends z.ZodType>(schema: S, env: Record<string, string | undefined>): z.output<S> {
+/** Reads some of the variables, as `loadConfig` all. */
+export function parse<S extends z.ZodType>(schema: S, env: Record<string, string | undefined>): z.output<S> {
   const present = Object.fromEntries(
     Object.entries(env).filter(([, value]) => value !== undefined && value.trim() !== ""),
   );
