@@ -5,10 +5,12 @@ import { startLoop, type Loop } from "../lib/loop.ts";
 import type { BillingDeps } from "./billing.ts";
 import { compareBilling, type CompareOptions, type Difference } from "./billingDrift.ts";
 import { applyPlan } from "./billingPlan.ts";
+import type { JobResult } from "./jobs.ts";
 import { syncOrAdopt } from "./stripeCustomers.ts";
 
 type ReconcileDeps = BillingDeps & Pick<Deps, "metrics" | "processId">;
 
+const LOCK = "billing";
 const SLOT = "billing:slot";
 /** Longer than a comparison may take (db/locks.ts). */
 const SLOT_MS = 900_000;
@@ -52,6 +54,27 @@ export async function reconcileBilling(deps: ReconcileDeps, options: CompareOpti
 }
 
 /**
+ * One reconciliation, as a timer's job (src/jobs/reconcileBilling.ts). Under the same lock as the processes' own, which
+ * then have nothing to do for the next one and a half BILLING_RECONCILE_MS: they step in where no timer does it.
+ */
+export async function reconcileBillingNow(deps: ReconcileDeps, signal: AbortSignal): Promise<JobResult> {
+  const { config, redis, processId, stripe } = deps;
+  if (!stripe.isConfigured) return { ok: true, summary: "nothing is sold here (no STRIPE_SECRET_KEY)" };
+  const done = await withAdvisoryLock(deps.sql, LOCK, (lock) =>
+    reconcileBilling(deps, { settleMs: SETTLE_MS, signal: AbortSignal.any([signal, lock.signal]) }),
+  );
+  if (!done) return { ok: true, summary: "a process of the API is at it" };
+  await redis.set(SLOT, processId, "PX", Math.round(config.BILLING_RECONCILE_MS * 1.5)).catch(() => null);
+  const [compared, repaired, left] = [done.compared, done.repaired.length, done.left.length];
+  const advice = left > 0 ? "; `reef admin billing repair` names what a person has to look at" : "";
+  return {
+    ok: left === 0,
+    summary: `${compared} customers compared with Stripe, ${repaired} put right, ${left} left${advice}`,
+    details: { compared, repaired, left },
+  };
+}
+
+/**
  * Reconciles every BILLING_RECONCILE_MS, one process at a time: a place in Redis says when it is time again, a lock that
  * nobody else is at it. Without Redis each process does it for itself, one after the other.
  */
@@ -69,7 +92,7 @@ export function startBillingReconciler(deps: ReconcileDeps): Loop {
       if (!deps.stripe.isConfigured || Date.now() < notBefore || !(await takeSlot(deps))) return;
       try {
         const settleMs = Math.min(SETTLE_MS, everyMs / 2);
-        const done = await withAdvisoryLock(deps.sql, "billing", (lock) =>
+        const done = await withAdvisoryLock(deps.sql, LOCK, (lock) =>
           reconcileBilling(deps, { settleMs, signal: AbortSignal.any([signal, lock.signal]) }),
         );
         if (done)
