@@ -31,7 +31,8 @@ export function connectSystemd(env: Environment, log: Log): Systemd {
   let feeding: ReturnType<typeof setInterval> | undefined;
   return {
     ready(status) {
-      send(`READY=1\nSTATUS=${status}`);
+      // The one message that must not be lost; the others rather than wait for a systemd that is busy.
+      send(`READY=1\nSTATUS=${status}`, MSG_NOSIGNAL);
       const everyMs = watchdogInterval(env);
       // A timer of the event loop: one that is stuck sends none, and systemd starts the process again.
       if (everyMs !== null) feeding ??= setInterval(() => send("WATCHDOG=1"), everyMs);
@@ -49,7 +50,7 @@ function watchdogInterval(env: Environment): number | null {
   return Math.max(1, Math.floor(allowed / 2000));
 }
 
-function openSender(path: string, log: Log): ((message: string) => void) | null {
+function openSender(path: string, log: Log): ((message: string, flags?: number) => void) | null {
   if (!/^[/@]./.test(path)) {
     log.warn("NOTIFY_SOCKET is no Unix socket: systemd is told nothing");
     return null;
@@ -63,9 +64,8 @@ function openSender(path: string, log: Log): ((message: string) => void) | null 
   });
   const socket = symbols.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   const address = renderAddress(path);
-  return (message) => {
+  return (message, flags = MSG_DONTWAIT | MSG_NOSIGNAL) => {
     const bytes = Buffer.from(message);
-    const flags = MSG_DONTWAIT | MSG_NOSIGNAL;
     const sent = symbols.sendto(socket, bytes, bytes.length, flags, address, address.length);
     if (Number(sent) !== bytes.length) log.warn({ about: message.split("=", 1)[0] }, "systemd could not be told");
   };
