@@ -45,6 +45,36 @@ const SPECS = {
     advice: "install restic",
     versionArgs: ["version"],
   },
+  "systemd-analyze": {
+    title: "systemd-analyze",
+    names: ["systemd-analyze"],
+    folder: "systemd",
+    file: "usr/bin/systemd-analyze",
+    packages: [
+      "systemd",
+      "libsystemd-shared",
+      "libseccomp2",
+      "libkmod2",
+      "libapparmor1",
+      "libip4tc2",
+      "libcryptsetup12",
+    ],
+    bare: [
+      ...[
+        "libmount1",
+        "libblkid1",
+        "libacl1",
+        "libcap2",
+        "libcap-ng0",
+        "libaudit1",
+        "libpam0g",
+        "libselinux1",
+        "libpcre2-8-0",
+      ],
+      ...["libgcrypt20", "libgpg-error0", "libssl3", "libssl3t64", "libzstd1", "liblz4-1", "liblzma5", "libcrypt1"],
+    ],
+    advice: "install systemd",
+  },
 } satisfies Record<string, ProgramSpec>;
 
 /** Finds a program, or fetches it once. Rejects with a sentence that says what to install. */
