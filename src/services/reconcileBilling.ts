@@ -61,7 +61,7 @@ export async function reconcileBillingNow(deps: ReconcileDeps, signal: AbortSign
   const { config, redis, processId, stripe } = deps;
   if (!stripe.isConfigured) return { ok: true, summary: "nothing is sold here (no STRIPE_SECRET_KEY)" };
   const done = await withAdvisoryLock(deps.sql, LOCK, (lock) =>
-    reconcileBilling(deps, { settleMs: SETTLE_MS, signal: AbortSignal.any([signal, lock.signal]) }),
+    reconcileBilling(deps, { settleMs: settleMs(config), signal: AbortSignal.any([signal, lock.signal]) }),
   );
   if (!done) return { ok: true, summary: "a process of the API is at it" };
   await redis.set(SLOT, processId, "PX", Math.round(config.BILLING_RECONCILE_MS * 1.5)).catch(() => null);
@@ -91,9 +91,8 @@ export function startBillingReconciler(deps: ReconcileDeps): Loop {
     run: async (signal) => {
       if (!deps.stripe.isConfigured || Date.now() < notBefore || !(await takeSlot(deps))) return;
       try {
-        const settleMs = Math.min(SETTLE_MS, everyMs / 2);
         const done = await withAdvisoryLock(deps.sql, LOCK, (lock) =>
-          reconcileBilling(deps, { settleMs, signal: AbortSignal.any([signal, lock.signal]) }),
+          reconcileBilling(deps, { settleMs: settleMs(deps.config), signal: AbortSignal.any([signal, lock.signal]) }),
         );
         if (done)
           deps.log.info(
@@ -108,6 +107,10 @@ export function startBillingReconciler(deps: ReconcileDeps): Loop {
       }
     },
   });
+}
+
+function settleMs({ BILLING_RECONCILE_MS }: ReconcileDeps["config"]): number {
+  return Math.min(SETTLE_MS, BILLING_RECONCILE_MS / 2);
 }
 
 async function takeSlot({ redis, processId }: ReconcileDeps): Promise<boolean> {
