@@ -13,6 +13,7 @@ import { createSpeechProvider, type SpeechProvider } from "./clients/speech.ts";
 import { createStripeClient, openStripe, type StripeClient } from "./clients/stripe.ts";
 import { createStripeCatalog, type StripeCatalog } from "./clients/stripeCatalog.ts";
 import { createStripeSales, type StripeSales } from "./clients/stripeSales.ts";
+import { createRemoteWorkspaces } from "./clients/remoteWorkspaces.ts";
 import { createWorkspaces, type Workspaces } from "./clients/workspaces.ts";
 import { createAudioInspector, type AudioInspector } from "./lib/audio/inspector.ts";
 import { realClock, type Clock } from "./lib/clock.ts";
@@ -88,7 +89,7 @@ export function createDeps(config: Config, log: Log): Deps {
     log,
   });
   onClose("gateway", 1000, () => gateway.close());
-  const workspaces = createWorkspaces(config.OPENCLAW_GATEWAY_DIR, log);
+  const workspaces = openWorkspaces(config, log);
   const mailer = createMailer(config, log);
   onClose("mailer", 1000, () => mailer?.close());
   const audio = createAudioInspector();
@@ -132,6 +133,13 @@ export function createDeps(config: Config, log: Log): Deps {
     onClose,
     close,
   };
+}
+
+function openWorkspaces(config: Config, log: Log): Workspaces {
+  const { GATEWAY_FILES_URL: url, GATEWAY_FILES_TOKEN: token, OPENCLAW_GATEWAY_DIR: dir } = config;
+  return url !== undefined && token !== undefined
+    ? createRemoteWorkspaces({ url, token, dir })
+    : createWorkspaces(dir, log);
 }
 
 function openShop(config: Config): Pick<Deps, "sales" | "catalog"> {
