@@ -95,6 +95,12 @@ export const environmentSchema = z.object({
   BILLING_RECONCILE_MS: integer("How often all subscriptions are compared with Stripe", 1000, 604_800_000).default(
     21_600_000,
   ),
+  ROLE: z
+    .enum(["all", "front"])
+    .default("all")
+    .describe(
+      "all: serves people and answers for its gateway; front: serves people only, has no gateway, and needs none of its settings",
+    ),
   GATEWAY_ID: z
     .string()
     .regex(/^[a-z0-9][a-z0-9-]{0,40}$/, "must be a short lower-case name")
@@ -226,9 +232,20 @@ export function loadFilesConfig(env: Record<string, string | undefined>): FilesC
   return parse(filesEnvironment, env);
 }
 
+/** A process without a gateway is not asked for these, and what is given is not its own. */
+const NO_GATEWAY = {
+  GATEWAY_ID: "none",
+  OPENCLAW_GATEWAY_URL: "ws://127.0.0.1:1",
+  OPENCLAW_GATEWAY_TOKEN: "no gateway, no token",
+  OPENCLAW_GATEWAY_DIR: "/nonexistent",
+};
+
 /** Reads the environment once. Pure: an empty variable counts as absent. Throws ConfigError with all faults at once. */
 export function loadConfig(env: Record<string, string | undefined>): Config {
-  const { REVEAL_EMAIL_TAKEN, ...rest } = parse(environmentSchema, env);
+  const { REVEAL_EMAIL_TAKEN, ...rest } = parse(environmentSchema, {
+    ...env,
+    ...(env["ROLE"]?.trim() === "front" && NO_GATEWAY),
+  });
   const apple = ["APPLE_TEAM_ID", "APPLE_KEY_ID", "APPLE_PRIVATE_KEY"] as const;
   const absent = apple.filter((name) => rest[name] === undefined);
   if (absent.length === 1 || absent.length === 2)

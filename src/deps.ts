@@ -7,6 +7,7 @@ import { createGatewayClient, type GatewayClient } from "./clients/gateway.ts";
 import { createAppleTokens, type AppleTokens } from "./clients/appleTokens.ts";
 import { createIdentityProviders, type IdentityProviders } from "./clients/identityProviders.ts";
 import { createAlarmSender, type AlarmSender } from "./clients/alarmSender.ts";
+import { createNoGateway } from "./clients/noGateway.ts";
 import { createMailer, type Mailer } from "./clients/mailer.ts";
 import { connectRedis } from "./clients/redis.ts";
 import { createSpeechProvider, type SpeechProvider } from "./clients/speech.ts";
@@ -82,14 +83,8 @@ export function createDeps(config: Config, log: Log): Deps {
   onClose("redis", 1000, () => redis.disconnect());
   const subscriber = connectRedis(config.REDIS_URL, config.REDIS_PREFIX, log);
   onClose("redis subscriber", 1000, () => subscriber.disconnect());
-  const gateway = createGatewayClient({
-    id: config.GATEWAY_ID,
-    url: config.OPENCLAW_GATEWAY_URL,
-    token: config.OPENCLAW_GATEWAY_TOKEN,
-    log,
-  });
+  const { gateway, workspaces } = config.ROLE === "front" ? createNoGateway() : openGateway(config, log);
   onClose("gateway", 1000, () => gateway.close());
-  const workspaces = openWorkspaces(config, log);
   const mailer = createMailer(config, log);
   onClose("mailer", 1000, () => mailer?.close());
   const audio = createAudioInspector();
@@ -135,11 +130,16 @@ export function createDeps(config: Config, log: Log): Deps {
   };
 }
 
-function openWorkspaces(config: Config, log: Log): Workspaces {
-  const { GATEWAY_FILES_URL: url, GATEWAY_FILES_TOKEN: token, OPENCLAW_GATEWAY_DIR: dir } = config;
-  return url !== undefined && token !== undefined
-    ? createRemoteWorkspaces({ url, token, dir })
-    : createWorkspaces(dir, log);
+function openGateway(config: Config, log: Log): { gateway: GatewayClient; workspaces: Workspaces } {
+  const { GATEWAY_FILES_URL: filesUrl, GATEWAY_FILES_TOKEN: filesToken, OPENCLAW_GATEWAY_DIR: dir } = config;
+  const { GATEWAY_ID: id, OPENCLAW_GATEWAY_URL: url, OPENCLAW_GATEWAY_TOKEN: token } = config;
+  const isServed = filesUrl !== undefined && filesToken !== undefined;
+  return {
+    gateway: createGatewayClient({ id, url, token, log }),
+    workspaces: isServed
+      ? createRemoteWorkspaces({ url: filesUrl, token: filesToken, dir })
+      : createWorkspaces(dir, log),
+  };
 }
 
 function openShop(config: Config): Pick<Deps, "sales" | "catalog"> {

@@ -78,8 +78,8 @@ export function serveFolder(dir: string, port = 0): { env: Record<string, string
   return { env: { GATEWAY_FILES_URL: url, GATEWAY_FILES_TOKEN: FILES_TOKEN }, stop: () => files.stop() };
 }
 
-/** A whole Reef on a database, a Redis prefix and a fake gateway of its own. `overrides` are environment variables. */
-export async function startTestReef(overrides: Record<string, string> = {}): Promise<TestReef> {
+/** A fake gateway with a folder of its own, configured with nobody. */
+export async function startTestGateway(): Promise<{ dir: string; gateway: FakeGateway }> {
   // The runner removes folders of processes that are no more; those of others that test right now stay.
   const dir = mkdtempSync(join(tmpdir(), `reef-test-${pid}-`));
   for (const name of ["state", "home", "workspaces"]) mkdirSync(join(dir, name));
@@ -91,7 +91,12 @@ export async function startTestReef(overrides: Record<string, string> = {}): Pro
   };
   const workspaces = createWorkspaces(dir, createLog("silent"));
   await workspaces.writeConfig(renderGatewayConfig({ config, workspaces }, []));
-  const gateway = await startFakeGateway({ dir, token: TOKEN });
+  return { dir, gateway: await startFakeGateway({ dir, token: TOKEN }) };
+}
+
+/** A whole Reef on a database, a Redis prefix and a fake gateway of its own. `overrides` are environment variables. */
+export async function startTestReef(overrides: Record<string, string> = {}): Promise<TestReef> {
+  const { dir, gateway } = await startTestGateway();
   // test/api/remoteFiles.test.ts runs the suites of the folder once more like this.
   const files = process.env["REEF_TEST_FILES"] === "remote" ? serveFolder(dir) : null;
   const env = {
