@@ -95,6 +95,12 @@ export const environmentSchema = z.object({
   BILLING_RECONCILE_MS: integer("How often all subscriptions are compared with Stripe", 1000, 604_800_000).default(
     21_600_000,
   ),
+  ROLE: z
+    .enum(["all", "front"])
+    .default("all")
+    .describe(
+      "all: serves people and answers for its gateway; front: serves people only, has no gateway, and needs none of its settings",
+    ),
   GATEWAY_ID: z
     .string()
     .regex(/^[a-z0-9][a-z0-9-]{0,40}$/, "must be a short lower-case name")
@@ -169,6 +175,10 @@ export const environmentSchema = z.object({
     .min(16, "must have at least 16 characters")
     .describe("Shared by src/files.ts and those who ask it")
     .optional(),
+  GATEWAY_FILES_HOST: text(
+    "Address that src/files.ts listens on; another than loopback only in a private network",
+  ).default("127.0.0.1"),
+  GATEWAY_FILES_PORT: integer("Port that src/files.ts listens on", 0, 65535).default(18790),
   GATEWAY_RESTART_DIR: text(
     "Where the health check leaves a file named like the gateway to have it restarted (reef-restart-gateway@.path)",
   ).optional(),
@@ -208,13 +218,42 @@ export function loadGatewayConfig(env: Record<string, string | undefined>): z.ou
   return parse(gatewayEnvironment, env);
 }
 
+/** The part that the process beside a gateway needs (src/files.ts). */
+const filesEnvironment = environmentSchema
+  .pick({
+    OPENCLAW_GATEWAY_DIR: true,
+    GATEWAY_FILES_HOST: true,
+    GATEWAY_FILES_PORT: true,
+    GATEWAY_FILES_TOKEN: true,
+    LOG_LEVEL: true,
+  })
+  .required({ GATEWAY_FILES_TOKEN: true });
+export type FilesConfig = z.output<typeof filesEnvironment>;
+
+export function loadFilesConfig(env: Record<string, string | undefined>): FilesConfig {
+  return parse(filesEnvironment, env);
+}
+
+/** A process without a gateway is not asked for these, and what is given is not its own. */
+const NO_GATEWAY = {
+  GATEWAY_ID: "none",
+  OPENCLAW_GATEWAY_URL: "ws://127.0.0.1:1",
+  OPENCLAW_GATEWAY_TOKEN: "no gateway, no token",
+  OPENCLAW_GATEWAY_DIR: "/nonexistent",
+};
+
 /** Reads the environment once. Pure: an empty variable counts as absent. Throws ConfigError with all faults at once. */
 export function loadConfig(env: Record<string, string | undefined>): Config {
-  const { REVEAL_EMAIL_TAKEN, ...rest } = parse(environmentSchema, env);
+  const { REVEAL_EMAIL_TAKEN, ...rest } = parse(environmentSchema, {
+    ...env,
+    ...(env["ROLE"]?.trim() === "front" && NO_GATEWAY),
+  });
   const apple = ["APPLE_TEAM_ID", "APPLE_KEY_ID", "APPLE_PRIVATE_KEY"] as const;
   const absent = apple.filter((name) => rest[name] === undefined);
   if (absent.length === 1 || absent.length === 2)
     throw new ConfigError(absent.map((name) => `${name} is missing: ${apple.join(", ")} belong together`));
+  if (rest.GATEWAY_FILES_URL !== undefined && rest.GATEWAY_FILES_TOKEN === undefined)
+    throw new ConfigError(["GATEWAY_FILES_TOKEN is missing: GATEWAY_FILES_URL needs it"]);
   return { ...rest, REVEAL_EMAIL_TAKEN: REVEAL_EMAIL_TAKEN ?? rest.NODE_ENV === "development" };
 }
 

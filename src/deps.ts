@@ -7,12 +7,14 @@ import { createGatewayClient, type GatewayClient } from "./clients/gateway.ts";
 import { createAppleTokens, type AppleTokens } from "./clients/appleTokens.ts";
 import { createIdentityProviders, type IdentityProviders } from "./clients/identityProviders.ts";
 import { createAlarmSender, type AlarmSender } from "./clients/alarmSender.ts";
+import { createNoGateway } from "./clients/noGateway.ts";
 import { createMailer, type Mailer } from "./clients/mailer.ts";
 import { connectRedis } from "./clients/redis.ts";
 import { createSpeechProvider, type SpeechProvider } from "./clients/speech.ts";
 import { createStripeClient, openStripe, type StripeClient } from "./clients/stripe.ts";
 import { createStripeCatalog, type StripeCatalog } from "./clients/stripeCatalog.ts";
 import { createStripeSales, type StripeSales } from "./clients/stripeSales.ts";
+import { createRemoteWorkspaces } from "./clients/remoteWorkspaces.ts";
 import { createWorkspaces, type Workspaces } from "./clients/workspaces.ts";
 import { createAudioInspector, type AudioInspector } from "./lib/audio/inspector.ts";
 import { realClock, type Clock } from "./lib/clock.ts";
@@ -81,14 +83,8 @@ export function createDeps(config: Config, log: Log): Deps {
   onClose("redis", 1000, () => redis.disconnect());
   const subscriber = connectRedis(config.REDIS_URL, config.REDIS_PREFIX, log);
   onClose("redis subscriber", 1000, () => subscriber.disconnect());
-  const gateway = createGatewayClient({
-    id: config.GATEWAY_ID,
-    url: config.OPENCLAW_GATEWAY_URL,
-    token: config.OPENCLAW_GATEWAY_TOKEN,
-    log,
-  });
+  const { gateway, workspaces } = config.ROLE === "front" ? createNoGateway() : openGateway(config, log);
   onClose("gateway", 1000, () => gateway.close());
-  const workspaces = createWorkspaces(config.OPENCLAW_GATEWAY_DIR, log);
   const mailer = createMailer(config, log);
   onClose("mailer", 1000, () => mailer?.close());
   const audio = createAudioInspector();
@@ -131,6 +127,18 @@ export function createDeps(config: Config, log: Log): Deps {
     loopDelay,
     onClose,
     close,
+  };
+}
+
+function openGateway(config: Config, log: Log): { gateway: GatewayClient; workspaces: Workspaces } {
+  const { GATEWAY_FILES_URL: filesUrl, GATEWAY_FILES_TOKEN: filesToken, OPENCLAW_GATEWAY_DIR: dir } = config;
+  const { GATEWAY_ID: id, OPENCLAW_GATEWAY_URL: url, OPENCLAW_GATEWAY_TOKEN: token } = config;
+  const isServed = filesUrl !== undefined && filesToken !== undefined;
+  return {
+    gateway: createGatewayClient({ id, url, token, log }),
+    workspaces: isServed
+      ? createRemoteWorkspaces({ url: filesUrl, token: filesToken, dir })
+      : createWorkspaces(dir, log),
   };
 }
 

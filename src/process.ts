@@ -11,9 +11,11 @@ import { startLoop } from "./lib/loop.ts";
 import { sleep, withDeadline } from "./lib/retry.ts";
 import { createChatSockets, type ChatSockets } from "./routes/chat.ts";
 import { createServer, type HttpServer } from "./server.ts";
+import { startAbandonedTurns } from "./services/abandonedTurns.ts";
 import { ChatHub } from "./services/chatHub.ts";
 import { startMailSender } from "./services/mailSender.ts";
 import { startDeletions } from "./services/deletion.ts";
+import { startGatewayBeat } from "./services/gatewayBeat.ts";
 import { startMonitor } from "./services/monitor.ts";
 import { createDatabaseWatch } from "./services/databaseWatch.ts";
 import { startPlanKeeper } from "./services/planKeeper.ts";
@@ -47,7 +49,12 @@ export interface RunningReef {
 export async function startReef(deps: Deps): Promise<RunningReef> {
   const { config, log } = deps;
   await waitForDatabase(deps);
-  await registerGateway(deps.sql, { id: config.GATEWAY_ID, workingSet: config.GATEWAY_WORKING_SET });
+  if (config.ROLE !== "front")
+    await registerGateway(deps.sql, {
+      id: config.GATEWAY_ID,
+      workingSet: config.GATEWAY_WORKING_SET,
+      filesUrl: config.GATEWAY_FILES_URL ?? null,
+    });
   let draining = false;
   const parts = startParts(deps);
   const sockets = createChatSockets(deps, parts.hub, parts.engine);
@@ -95,6 +102,8 @@ function startParts(deps: Deps) {
     hub,
     engine: new TurnEngine(deps, hub),
     reconciler: startReconciler(deps),
+    gatewayBeat: startGatewayBeat(deps),
+    abandonedTurns: startAbandonedTurns(deps, hub),
     monitor: startMonitor(deps),
     mails: startMailSender(deps),
     deletions: startDeletions(deps),
@@ -122,7 +131,10 @@ function hearNotices(deps: Deps, parts: Parts): (notice: Notice) => void {
   const { hub, engine, reconciler } = parts;
   const act: Record<Notice["kind"], (id: string) => void> = {
     turn: () => engine.wake(),
-    stop: () => engine.wakeStops(),
+    stop: () => {
+      engine.wakeStops();
+      parts.abandonedTurns.wake();
+    },
     deletion: () => parts.deletions.wake(),
     mail: () => parts.mails.wake(),
     stripe: () => parts.stripeInbox.wake(),

@@ -15,9 +15,10 @@ const LEVELS = [
   ["routes", "jobs"],
   ["server"],
   ["process"],
-  ["main"],
+  ["main", "files"],
 ];
 const MAY_READ_ENVIRONMENT = [
+  "files.ts",
   "main.ts",
   "jobs/admin.ts",
   "jobs/alarm.ts",
@@ -34,7 +35,7 @@ const MAY_TOUCH_FILES = [
   "clients/workspaceSize.ts",
   "db/migrate.ts",
 ];
-const MAY_USE_BUN = ["lib/passwords.ts", "process.ts", "routes/chat.ts", "routes/docs.ts"];
+const MAY_USE_BUN = ["files.ts", "lib/passwords.ts", "process.ts", "routes/chat.ts", "routes/docs.ts"];
 /** Rows found by the gateway or by a lease, not asked for by a person: the reconciler's and the engine's own writes. */
 const GATEWAY_SIDE = ["db/workingSet.ts", "db/turns.ts", "db/gateways.ts"];
 const USER_OWNED =

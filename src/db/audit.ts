@@ -32,6 +32,8 @@ export const AUDIT_ACTIONS = [
   "operator.token_revoked",
   "operator.token_refused",
   "billing.prices_synced",
+  "gateway.drained",
+  "gateway.activated",
 ] as const;
 export type AuditAction = (typeof AUDIT_ACTIONS)[number];
 

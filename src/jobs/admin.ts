@@ -6,6 +6,7 @@ import { createLog } from "../lib/log.ts";
 import type { Act, Command } from "./admin/command.ts";
 import { billingCommands } from "./admin/billing.ts";
 import { costCommands } from "./admin/costs.ts";
+import { gatewayCommands } from "./admin/gateways.ts";
 import { grantCommands } from "./admin/grants.ts";
 import { stripeCommands } from "./admin/stripe.ts";
 import { tokenCommands } from "./admin/tokens.ts";
@@ -17,6 +18,7 @@ const commands: Record<string, Command> = {
   ...billingCommands,
   ...costCommands,
   ...stripeCommands,
+  ...gatewayCommands,
 };
 
 const CALL = "npm run admin -- ";

@@ -109,7 +109,11 @@ function createLookGauges(registry: Registry) {
   const gauge = <const L extends string = never>(name: string, help: string, labelNames: L[] = []) =>
     new Gauge({ name, help, labelNames, registers: [registry] });
   return {
-    turns: gauge("reef_turns", "Unfinished turns on the gateway", ["status"]),
+    info: gauge("reef_process_info", "1; which gateway the process answers for, to be joined to its other metrics", [
+      "role",
+      "gateway",
+    ]),
+    turns: gauge("reef_turns", "Unfinished turns on the gateway; on all of them where role is front", ["status"]),
     queueOldest: gauge("reef_queue_oldest_seconds", "How long the oldest queued turn waits"),
     running: gauge("reef_turns_running_here", "Turns that this process is answering"),
     assistants: gauge("reef_assistants", "Assistants in the gateway's working set, and failed ones", ["state"]),

@@ -16,7 +16,7 @@ const LEASE_SECONDS = 30;
 /** Also how soon an export ends with the session that asked for it. */
 const RENEW_MS = 1_000;
 
-type ExportDeps = Pick<Deps, "sql" | "workspaces" | "log" | "onClose">;
+type ExportDeps = Pick<Deps, "sql" | "workspaces" | "config" | "log" | "onClose">;
 
 /** Writes people's data into ZIP streams. */
 export function createExporter(deps: ExportDeps) {

@@ -23,8 +23,9 @@ export async function renderMetrics(
   return { text: await registry.metrics(), contentType: registry.contentType };
 }
 
-function lookAtProcess({ metrics, gateway, loopDelay }: MetricsDeps, hub: Pick<ChatHub, "peers">): void {
+function lookAtProcess({ metrics, gateway, loopDelay, config }: MetricsDeps, hub: Pick<ChatHub, "peers">): void {
   const { look } = metrics;
+  look.info.set({ role: config.ROLE, gateway: config.GATEWAY_ID }, 1);
   const peers = hub.peers();
   look.sockets.set(peers.length);
   look.slowReaders.set(peers.filter((peer) => peer.isSlow()).length);
@@ -44,7 +45,10 @@ function lookAtProcess({ metrics, gateway, loopDelay }: MetricsDeps, hub: Pick<C
 async function lookAtDatabase({ metrics, sql, config, processId }: MetricsDeps): Promise<void> {
   const { look } = metrics;
   const read = async () => ({
-    load: await readGatewayLoad(sql, { gatewayId: config.GATEWAY_ID, owner: processId }),
+    load: await readGatewayLoad(sql, {
+      gatewayId: config.ROLE === "front" ? null : config.GATEWAY_ID,
+      owner: processId,
+    }),
     mails: await countMails(sql),
     deletions: await countDeletions(sql),
     events: await countEvents(sql),

@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import { FilesAwayError } from "../clients/remoteWorkspaces.ts";
 import { findWrittenConfig, recordGateway, recordWrittenConfig } from "../db/gateways.ts";
 import { withAdvisoryLock } from "../db/locks.ts";
 import { decideWorkingSet, markAwake, markFailed, type Placed } from "../db/workingSet.ts";
@@ -89,6 +90,8 @@ async function prepareAll(deps: ReconcilerDeps, placed: Placed[]): Promise<Place
       if (assistant.state === "waking") await deps.workspaces.guard(assistant);
       prepared.push(assistant);
     } catch (err) {
+      // That nobody serves the folder says nothing of this assistant: all of it again, soon.
+      if (err instanceof FilesAwayError) throw err;
       const full = (err as NodeJS.ErrnoException).code === "ENOSPC";
       deps.log.error(
         { err, assistant_id: assistant.id },
