@@ -45,6 +45,7 @@ export interface RunningReef {
 export async function startReef(deps: Deps): Promise<RunningReef> {
   const { config, log } = deps;
   await waitForDatabase(deps);
+  await deps.traces.ready().catch(() => undefined);
   await registerGateway(deps.sql, { id: config.GATEWAY_ID, workingSet: config.GATEWAY_WORKING_SET });
   let draining = false;
   const parts = startParts(deps);

@@ -5,6 +5,7 @@ import { countEvents } from "../db/stripeEvents.ts";
 import type { Deps } from "../deps.ts";
 import { withDeadline } from "../lib/retry.ts";
 import type { ChatHub } from "./chatHub.ts";
+import { lookAtDeployment } from "./deploymentLook.ts";
 
 type MetricsDeps = Pick<Deps, "config" | "gateway" | "metrics" | "loopDelay" | "sql" | "processId">;
 
@@ -18,7 +19,7 @@ export async function renderMetrics(
   hub: Pick<ChatHub, "peers">,
 ): Promise<{ text: string; contentType: string }> {
   lookAtProcess(deps, hub);
-  await lookAtDatabase(deps);
+  await Promise.all([lookAtDatabase(deps), lookAtDeployment(deps, DATABASE_MS)]);
   const { registry } = deps.metrics;
   return { text: await registry.metrics(), contentType: registry.contentType };
 }
@@ -59,7 +60,8 @@ async function lookAtDatabase({ metrics, sql, config, processId }: MetricsDeps):
     look.turns.reset();
     look.assistants.reset();
     look.mails.reset();
-    for (const gauge of [look.queueOldest, look.running, look.workingSet, look.stripeEventsOldest]) gauge.remove();
+    for (const gauge of [look.queueOldest, look.running, look.workingSet, look.workingSetUsed, look.stripeEventsOldest])
+      gauge.remove();
     return;
   }
   for (const status of UNFINISHED) look.turns.set({ status }, load.turns[status] ?? 0);
@@ -72,6 +74,7 @@ async function lookAtDatabase({ metrics, sql, config, processId }: MetricsDeps):
   look.queueOldest.set(load.oldestSeconds);
   look.running.set(load.runningHere);
   look.workingSet.set(load.workingSet);
+  look.workingSetUsed.set((load.assistants["waking"] ?? 0) + (load.assistants["awake"] ?? 0));
   look.driftRepairs.reset();
   look.driftRepairs.inc(load.driftRepairs);
 }

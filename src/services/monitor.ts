@@ -3,8 +3,12 @@ import type { Deps } from "../deps.ts";
 import { startLoop } from "../lib/loop.ts";
 import { withDeadline } from "../lib/retry.ts";
 import { checkInvariants, SETTLE_MS, type Finding } from "./invariants.ts";
+import { createProviderWatch, watchInvariants } from "./watchAlarms.ts";
 
-type MonitorDeps = Pick<Deps, "sql" | "redis" | "gateway" | "workspaces" | "config" | "log" | "metrics" | "processId">;
+type MonitorDeps = Pick<
+  Deps,
+  "sql" | "redis" | "gateway" | "workspaces" | "config" | "log" | "metrics" | "processId" | "alarmSender"
+>;
 
 const SLOT = "invariants:slot";
 const LAST = "invariants:last";
@@ -29,11 +33,13 @@ type Last = z.infer<typeof lastSchema>;
 
 /**
  * Counts violated invariants for /metrics: one process at a time, on behalf of all, which read its result in Redis.
- * Without Redis each counts for itself. Never in the first interval: a start has other things to do.
+ * Without Redis each counts for itself. Who counts raises the alarms, too. Never in the first interval: a start has
+ * other things to do.
  */
 export function startMonitor(deps: MonitorDeps): { stop(): Promise<void> } {
   const everyMs = deps.config.INVARIANTS_EVERY_MS;
   const startedAt = Date.now();
+  const watchProviders = createProviderWatch(deps);
   let own: Last | null = null;
   let notBefore = 0;
 
@@ -48,6 +54,7 @@ export function startMonitor(deps: MonitorDeps): { stop(): Promise<void> } {
     notBefore = Date.now() + restMs;
     await deps.redis.pexpire(SLOT, Math.ceil(restMs)).catch(() => 0);
     await deps.redis.set(LAST, JSON.stringify(own), "EX", LAST_SECONDS).catch(() => null);
+    await watchInvariants(deps, findings);
   };
   const loop = startLoop({
     name: "monitor",
@@ -60,6 +67,7 @@ export function startMonitor(deps: MonitorDeps): { stop(): Promise<void> } {
       if (Date.now() - startedAt < everyMs / 2) return;
       if (Date.now() >= notBefore && (await claim(deps, everyMs))) await check(signal);
       publish(deps, newest(own, await readLast(deps)));
+      await watchProviders();
     },
   });
   return { stop: () => withDeadline(loop.stop(), STOP_MS, "monitor").catch(() => undefined) };
@@ -85,11 +93,13 @@ function newest(own: Last | null, shared: Last | null): Last | null {
 function publish({ metrics }: MonitorDeps, last: Last | null): void {
   if (!last) return;
   for (const gauge of [metrics.invariantViolations, metrics.invariantRows]) gauge.reset();
+  metrics.usageDrift.remove();
   for (const { id, status, violations, total } of last.findings) {
     metrics.invariantUnchecked.set({ invariant: id }, Number(status === "unchecked"));
     if (status === "unchecked") continue;
     metrics.invariantViolations.set({ invariant: id }, violations);
     metrics.invariantRows.set({ invariant: id }, total);
+    if (id === "usage_sum") metrics.usageDrift.set(violations);
   }
   metrics.invariantsCheckedAt.set(last.at);
 }
