@@ -8,12 +8,12 @@ export function createDeploymentGauges(registry: Registry) {
   const gauge = <const L extends string = never>(name: string, help: string, labelNames: L[] = []) =>
     new Gauge({ name, help: `${help} (of the deployment)`, labelNames, registers: [registry] });
   return {
-    jobSuccessAge: gauge("reef_job_last_success_age_seconds", "How long ago a timer's job last went well", ["job"]),
-    jobDuration: gauge("reef_job_last_duration_seconds", "How long its newest finished run took", ["job"]),
+    jobSuccessAge: gauge("reef_job_last_success_age_seconds", "How long ago a timer's job last went well", ["name"]),
+    jobDuration: gauge("reef_job_last_duration_seconds", "How long its newest finished run took", ["name"]),
     jobOutcome: gauge(
       "reef_job_last_outcome",
       "1: how its newest run ended; running: it has not, or its process died",
-      ["job", "outcome"],
+      ["name", "outcome"],
     ),
     backupAge: gauge(
       "reef_backup_age_seconds",

@@ -67,6 +67,7 @@ function createFrameCounts(registry: Registry) {
   };
 }
 
+const SPEECH_CALLS = ["transcribe", "speak"];
 /** What the gateway says of a failed model; its other words are one. */
 const MODEL_REASONS = [
   "auth",
@@ -80,29 +81,55 @@ const MODEL_REASONS = [
   "unavailable",
 ];
 
+/** `known`: series that are there from the start, at 0; else the first of a kind would be no increase to a rule. */
 function createCounters(registry: Registry) {
-  const counter = <const L extends string = never>(name: string, help: string, labelNames: L[] = []) =>
-    new Counter({ name, help, labelNames, registers: [registry] });
+  const counter = <const L extends string = never>(
+    name: string,
+    help: string,
+    labelNames: L[] = [],
+    known: Record<L, string>[] = [],
+  ) => {
+    const created = new Counter({ name, help, labelNames, registers: [registry] });
+    for (const labels of known) created.inc(labels as Partial<Record<L, string>>, 0);
+    return created;
+  };
   const modelFailures = counter(
     "reef_model_failures_total",
     "Answers that the gateway could not have from the model; auth and billing need an operator",
     ["reason"],
+    MODEL_REASONS.map((reason) => ({ reason })),
   );
   return {
-    turnsEnded: counter("reef_turns_ended_total", "Turns that this process ended; code: why one failed", [
-      "outcome",
-      "code",
-    ]),
-    quotaRefusals: counter("reef_quota_refusals_total", "How often somebody was told that the day's limit is reached", [
-      "kind",
-    ]),
+    turnsEnded: counter(
+      "reef_turns_ended_total",
+      "Turns that this process ended; code: why one failed",
+      ["outcome", "code"],
+      [
+        { outcome: "done", code: "none" },
+        { outcome: "stopped", code: "none" },
+        { outcome: "failed", code: "turn_failed" },
+        { outcome: "failed", code: "assistant_unavailable" },
+      ],
+    ),
+    quotaRefusals: counter(
+      "reef_quota_refusals_total",
+      "How often somebody was told that the day's limit is reached",
+      ["kind"],
+      ["text_messages", "voice_input_seconds", "voice_output_seconds", "tts_characters"].map((kind) => ({ kind })),
+    ),
     modelFailures,
     modelFailed: (reason: string) => modelFailures.inc({ reason: MODEL_REASONS.includes(reason) ? reason : "other" }),
-    speechCalls: counter("reef_speech_provider_calls_total", "Calls of the speech provider that went well", ["call"]),
+    speechCalls: counter(
+      "reef_speech_provider_calls_total",
+      "Calls of the speech provider that went well",
+      ["call"],
+      SPEECH_CALLS.map((call) => ({ call })),
+    ),
     speechFailures: counter(
       "reef_speech_provider_failures_total",
       "Calls of the speech provider that failed; key_refused and quota_used_up need an operator",
       ["call", "reason"],
+      SPEECH_CALLS.flatMap((call) => ["key_refused", "quota_used_up"].map((reason) => ({ call, reason }))),
     ),
     billingDrift: counter(
       "reef_billing_drift_total",

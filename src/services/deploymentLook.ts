@@ -32,11 +32,11 @@ function showJobs({ metrics: { deployment } }: LookDeps, jobs: Awaited<ReturnTyp
   const { jobOutcome, jobDuration, jobSuccessAge, backupAge } = deployment;
   for (const gauge of [jobOutcome, jobDuration, jobSuccessAge, backupAge]) gauge.reset();
   for (const { job, outcome, duration, successAge } of jobs) {
-    for (const one of OUTCOMES) jobOutcome.set({ job, outcome: one }, Number(one === outcome));
-    if (duration !== null) jobDuration.set({ job }, duration);
+    for (const one of OUTCOMES) jobOutcome.set({ name: job, outcome: one }, Number(one === outcome));
+    if (duration !== null) jobDuration.set({ name: job }, duration);
     if (successAge === null) continue;
-    jobSuccessAge.set({ job }, successAge);
-    for (const [step, name] of Object.entries(BACKUP_STEPS)) if (name === job) backupAge.set({ step }, successAge);
+    jobSuccessAge.set({ name: job }, successAge);
+    for (const [step, of] of Object.entries(BACKUP_STEPS)) if (of === job) backupAge.set({ step }, successAge);
   }
 }
 

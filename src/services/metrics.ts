@@ -9,6 +9,8 @@ import { lookAtDeployment } from "./deploymentLook.ts";
 
 type MetricsDeps = Pick<Deps, "config" | "gateway" | "metrics" | "loopDelay" | "sql" | "processId">;
 
+/** Once: a start that moves by a millisecond between two looks would be another one. */
+const STARTED_AT = Date.now() / 1000 - process.uptime();
 const DATABASE_MS = 1_000;
 const UNFINISHED = ["queued", "dispatched", "streaming"] as const;
 const CONFIGURED = ["waking", "awake", "failed"] as const;
@@ -39,7 +41,7 @@ function lookAtProcess({ metrics, gateway, loopDelay }: MetricsDeps, hub: Pick<C
   const cpu = process.cpuUsage();
   look.cpu.reset();
   look.cpu.inc((cpu.user + cpu.system) / 1e6);
-  look.startedAt.set(Date.now() / 1000 - process.uptime());
+  look.startedAt.set(STARTED_AT);
 }
 
 async function lookAtDatabase({ metrics, sql, config, processId }: MetricsDeps): Promise<void> {

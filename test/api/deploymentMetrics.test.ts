@@ -37,22 +37,22 @@ test("jobs: the age of the newest success, the newest duration and outcome; skip
   await ran("check-health", "ok", 1);
   const text = await scrape();
   const seen = (series: string) => valueOf(text, series);
-  const age = seen('reef_job_last_success_age_seconds{job="backup"}')!;
+  const age = seen('reef_job_last_success_age_seconds{name="backup"}')!;
   expect(age).toBeGreaterThanOrEqual(3600);
   expect(age).toBeLessThan(3700);
   expect(seen('reef_backup_age_seconds{step="made"}')).toBe(age);
-  expect(seen('reef_job_last_duration_seconds{job="backup"}')).toBe(30);
+  expect(seen('reef_job_last_duration_seconds{name="backup"}')).toBe(30);
   const outcomes = ["ok", "failed", "running"];
   const outcomeOf = (job: string) =>
-    outcomes.map((one) => seen(`reef_job_last_outcome{job="${job}",outcome="${one}"}`));
+    outcomes.map((one) => seen(`reef_job_last_outcome{name="${job}",outcome="${one}"}`));
   expect(outcomeOf("backup")).toEqual([0, 1, 0]);
   expect(outcomeOf("verify-backup")).toEqual([0, 0, 1]);
   expect(outcomeOf("check-health")).toEqual([1, 0, 0]);
   // Never verified: no number is no lie.
   expect(seen('reef_backup_age_seconds{step="verified"}')).toBe(null);
-  expect(seen('reef_job_last_duration_seconds{job="verify-backup"}')).toBe(null);
+  expect(seen('reef_job_last_duration_seconds{name="verify-backup"}')).toBe(null);
   await reef.sql`delete from job_runs where job = 'check-health'`;
-  expect(await look('reef_job_last_outcome{job="check-health",outcome="ok"}')).toBe(null);
+  expect(await look('reef_job_last_outcome{name="check-health",outcome="ok"}')).toBe(null);
 });
 
 test("gateways: the canary's age and result, stopped placement; absent until it ran", async () => {
@@ -141,7 +141,7 @@ test("a part that can't be looked at in time is absent, and the others are there
   const { app } = createServer(reef.deps, new ChatHub(reef.deps), idle, () => false);
   const ask = async () => (await app.fetch(new Request("http://reef/metrics"), { ip: "127.0.0.1" })).text();
   await ran("run-canary", "ok", 1);
-  expect(valueOf(await ask(), 'reef_job_last_outcome{job="run-canary",outcome="ok"}')).toBe(1);
+  expect(valueOf(await ask(), 'reef_job_last_outcome{name="run-canary",outcome="ok"}')).toBe(1);
   const held = Promise.withResolvers<void>();
   const locked = Promise.withResolvers<void>();
   const holder = reef.sql.begin(async (tx) => {
@@ -156,5 +156,5 @@ test("a part that can't be looked at in time is absent, and the others are there
   expect(text).not.toContain("reef_job_last_outcome{");
   expect(valueOf(text, "reef_database_up")).toBe(1);
   expect(valueOf(text, 'reef_alarms_open{severity="critical"}')).toBe(0);
-  expect(valueOf(await ask(), 'reef_job_last_outcome{job="run-canary",outcome="ok"}')).toBe(1);
+  expect(valueOf(await ask(), 'reef_job_last_outcome{name="run-canary",outcome="ok"}')).toBe(1);
 });
