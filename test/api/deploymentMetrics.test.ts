@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { createServer } from "../../src/server.ts";
 import { ChatHub } from "../../src/services/chatHub.ts";
-import { insertJobRun, finishJobRun, type JobOutcome } from "../../src/db/jobRuns.ts";
+import { finishJobRun, insertJobRun, listNewestRuns, type JobOutcome } from "../../src/db/jobRuns.ts";
 import { upsertAlarm } from "../../src/db/alarms.ts";
 import { newId } from "../../src/lib/ids.ts";
 import { idle, isAnswer, makeAssistant, makeUser, openChat } from "../factories.ts";
@@ -48,6 +48,12 @@ test("jobs: the age of the newest success, the newest duration and outcome; skip
   expect(outcomeOf("backup")).toEqual([0, 1, 0]);
   expect(outcomeOf("verify-backup")).toEqual([0, 0, 1]);
   expect(outcomeOf("check-health")).toEqual([1, 0, 0]);
+  // The doctor says the same.
+  expect((await listNewestRuns(reef.sql)).map(({ job, last }) => [job, last.outcome])).toEqual([
+    ["backup", "failed"],
+    ["check-health", "ok"],
+    ["verify-backup", "running"],
+  ]);
   // Never verified: no number is no lie.
   expect(seen('reef_backup_age_seconds{step="verified"}')).toBe(null);
   expect(seen('reef_job_last_duration_seconds{name="verify-backup"}')).toBe(null);
