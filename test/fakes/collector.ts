@@ -56,12 +56,15 @@ export interface Collector {
   requests: number;
   /** From now on nothing is answered. */
   hang(): void;
+  /** Whether everything is answered with 400, which is not tried again. */
+  refuse(refusing: boolean): void;
   stop(): Promise<void>;
 }
 
 /** A receiver of OTLP over HTTP: takes spans as JSON, refuses what is none. */
 export function startCollector(): Collector {
   let hanging = false;
+  let refused = false;
   const held: (() => void)[] = [];
   const server = Bun.serve({
     port: 0,
@@ -71,6 +74,7 @@ export function startCollector(): Collector {
       collector.requests += 1;
       if (hanging) await new Promise<void>((resolve) => held.push(resolve));
       const text = await request.text();
+      if (refused) return new Response(null, { status: 400 });
       const right = request.method === "POST" && new URL(request.url).pathname === "/v1/traces";
       if (!right || request.headers.get("content-type") !== "application/json")
         return new Response(null, { status: 404 });
@@ -100,6 +104,7 @@ export function startCollector(): Collector {
     bodies: [],
     requests: 0,
     hang: () => void (hanging = true),
+    refuse: (refusing) => void (refused = refusing),
     stop: async () => {
       for (const go of held.splice(0)) go();
       await server.stop(true);
