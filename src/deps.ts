@@ -12,6 +12,8 @@ import { createMailer, type Mailer } from "./clients/mailer.ts";
 import { connectRedis } from "./clients/redis.ts";
 import { createSpeechProvider, type SpeechProvider } from "./clients/speech.ts";
 import { createStripeClient, openStripe, type StripeClient } from "./clients/stripe.ts";
+import { createTraces } from "./clients/traces.ts";
+import { traceSpeech } from "./clients/speechTraces.ts";
 import { createStripeCatalog, type StripeCatalog } from "./clients/stripeCatalog.ts";
 import { createStripeSales, type StripeSales } from "./clients/stripeSales.ts";
 import { createRemoteWorkspaces } from "./clients/remoteWorkspaces.ts";
@@ -26,6 +28,7 @@ import { createMemoryBudget, type MemoryBudget } from "./lib/memoryBudget.ts";
 import { createMetrics, type Metrics } from "./lib/metrics.ts";
 import { createPasswords, type Passwords } from "./lib/passwords.ts";
 import { withDeadline } from "./lib/retry.ts";
+import type { Traces } from "./lib/trace.ts";
 
 /** Everything a service may need. A function takes `Pick<Deps, …>` of what it touches. */
 export interface Deps {
@@ -64,6 +67,7 @@ export interface Deps {
   localCounts: LocalCounts;
   metrics: Metrics;
   loopDelay: LoopDelay;
+  traces: Traces;
   /** Registers what closes with the process; closers run in reverse order, each within its deadline. */
   onClose(name: string, deadlineMs: number, close: () => unknown): void;
   close(): Promise<void>;
@@ -74,6 +78,9 @@ export function createDeps(config: Config, log: Log): Deps {
   const closers: { name: string; deadlineMs: number; close: () => unknown }[] = [];
   const onClose: Deps["onClose"] = (name, deadlineMs, close) => closers.push({ name, deadlineMs, close });
 
+  const processId = newId();
+  const traces = createTraces(config, log, processId);
+  onClose("traces", 500, () => traces.close());
   const sockets = new Set<Socket>();
   const sql = connectDatabase(config.DATABASE_URL, { max: config.DATABASE_POOL, name: "reef", sockets });
   onClose("postgres", 3000, () => sql.end({ timeout: 2 }));
@@ -104,7 +111,7 @@ export function createDeps(config: Config, log: Log): Deps {
     config,
     log,
     clock: realClock,
-    processId: newId(),
+    processId,
     sql,
     watchSql,
     severDatabase: () => sockets.forEach((socket) => socket.destroy()),
@@ -117,7 +124,7 @@ export function createDeps(config: Config, log: Log): Deps {
     mailer,
     alarmSender: createAlarmSender(config, mailer),
     passwords: createPasswords(createCommonPasswords()),
-    speech: createSpeechProvider(config, log, metrics),
+    speech: traceSpeech(createSpeechProvider(config, log, metrics), traces, config),
     audio,
     soundMemory: createMemoryBudget(config.VOICE_MEMORY_BYTES),
     stripe: createStripeClient(config),
@@ -125,6 +132,7 @@ export function createDeps(config: Config, log: Log): Deps {
     localCounts: createLocalCounts(),
     metrics,
     loopDelay,
+    traces,
     onClose,
     close,
   };

@@ -49,6 +49,7 @@ export interface RunningReef {
 export async function startReef(deps: Deps): Promise<RunningReef> {
   const { config, log } = deps;
   await waitForDatabase(deps);
+  await deps.traces.ready().catch(() => undefined);
   if (config.ROLE !== "front")
     await registerGateway(deps.sql, {
       id: config.GATEWAY_ID,

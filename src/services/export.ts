@@ -33,14 +33,15 @@ export function createExporter(deps: ExportDeps) {
       const id = newId();
       const outcome = await deps.sql.begin((sql) => register(sql, actor, origin, id));
       if (outcome) throw outcome;
-      const lease = leaseOf(deps, id, actor);
+      const log = deps.log.child({ request_id: origin.requestId, user_id: actor.userId });
+      const lease = leaseOf({ ...deps, log }, id, actor);
       const head = await readExportHead(deps, actor.userId).catch(async (error: unknown) => {
         await lease.end();
         throw error;
       });
       const aborter = new AbortController();
       const chunks = zip(listExportFiles(deps, head), aborter.signal);
-      const body = streamOf(deps, chunks, aborter, running, lease);
+      const body = streamOf({ ...deps, log }, chunks, aborter, running, lease);
       return { filename: `reef-export-${head.today}.zip`, body };
     },
   };

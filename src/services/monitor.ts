@@ -3,8 +3,12 @@ import type { Deps } from "../deps.ts";
 import { startLoop } from "../lib/loop.ts";
 import { withDeadline } from "../lib/retry.ts";
 import { checkInvariants, invariantsOf, SETTLE_MS, type Finding, type Invariant } from "./invariants.ts";
+import { createProviderWatch, watchInvariants } from "./watchAlarms.ts";
 
-type MonitorDeps = Pick<Deps, "sql" | "redis" | "gateway" | "workspaces" | "config" | "log" | "metrics" | "processId">;
+type MonitorDeps = Pick<
+  Deps,
+  "sql" | "redis" | "gateway" | "workspaces" | "config" | "log" | "metrics" | "processId" | "alarmSender"
+>;
 
 const LAST_SECONDS = 86_400;
 const CHECK_TIMEOUT_MS = 10_000;
@@ -54,12 +58,14 @@ function sharesOf(config: MonitorDeps["config"]): Share[] {
 
 /**
  * Counts violated invariants for /metrics: one process at a time, on behalf of all, which read its result in Redis.
- * Without Redis each counts for itself. Never in the first interval: a start has other things to do.
+ * Without Redis each counts for itself. Who counts raises the alarms, too. Never in the first interval: a start has
+ * other things to do.
  */
 export function startMonitor(deps: MonitorDeps): { stop(): Promise<void> } {
   const everyMs = deps.config.INVARIANTS_EVERY_MS;
   const startedAt = Date.now();
   const shares = sharesOf(deps.config);
+  const watchProviders = createProviderWatch(deps);
 
   const check = async (share: Share, signal: AbortSignal) => {
     const { invariants, slot, last } = share;
@@ -73,6 +79,7 @@ export function startMonitor(deps: MonitorDeps): { stop(): Promise<void> } {
     share.notBefore = Date.now() + restMs;
     await deps.redis.pexpire(slot, Math.ceil(restMs)).catch(() => 0);
     await deps.redis.set(last, JSON.stringify(share.own), "EX", LAST_SECONDS).catch(() => null);
+    await watchInvariants(deps, findings);
   };
   const loop = startLoop({
     name: "monitor",
@@ -89,6 +96,7 @@ export function startMonitor(deps: MonitorDeps): { stop(): Promise<void> } {
         known.push(...newest(share.own, await readLast(deps, share.last)));
       }
       if (known.length === shares.length) publish(deps, known);
+      await watchProviders();
     },
   });
   return { stop: () => withDeadline(loop.stop(), STOP_MS, "monitor").catch(() => undefined) };
@@ -114,11 +122,13 @@ function newest(own: Last | null, shared: Last | null): Last[] {
 
 function publish({ metrics }: MonitorDeps, known: Last[]): void {
   for (const gauge of [metrics.invariantViolations, metrics.invariantRows]) gauge.reset();
+  metrics.usageDrift.remove();
   for (const { id, status, violations, total } of known.flatMap(({ findings }) => findings)) {
     metrics.invariantUnchecked.set({ invariant: id }, Number(status === "unchecked"));
     if (status === "unchecked") continue;
     metrics.invariantViolations.set({ invariant: id }, violations);
     metrics.invariantRows.set({ invariant: id }, total);
+    if (id === "usage_sum") metrics.usageDrift.set(violations);
   }
   metrics.invariantsCheckedAt.set(Math.min(...known.map(({ at }) => at)));
 }

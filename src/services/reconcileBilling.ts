@@ -7,8 +7,9 @@ import { compareBilling, type CompareOptions, type Difference } from "./billingD
 import { applyPlan } from "./billingPlan.ts";
 import type { JobResult } from "./jobs.ts";
 import { syncOrAdopt } from "./stripeCustomers.ts";
+import { watchBillingDrift } from "./watchAlarms.ts";
 
-type ReconcileDeps = BillingDeps & Pick<Deps, "metrics" | "processId">;
+type ReconcileDeps = BillingDeps & Pick<Deps, "metrics" | "processId" | "alarmSender">;
 
 const LOCK = "billing";
 const SLOT = "billing:slot";
@@ -49,6 +50,7 @@ export async function reconcileBilling(deps: ReconcileDeps, options: CompareOpti
   for (const userId of await listUnapplied(deps.sql)) {
     if (await deps.sql.begin((sql) => applyPlan(sql, userId, JOB))) deps.metrics.billingDrift.inc();
   }
+  if (!options.signal?.aborted && (failures.length === 0 || left.length > 0)) await watchBillingDrift(deps, left);
   if (failures.length > 0) throw failures[0];
   return { compared, repaired, left };
 }

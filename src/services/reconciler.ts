@@ -31,6 +31,7 @@ interface Pass {
  * down its files belong to the step that runs before its start (jobs/parkAgents.ts).
  */
 export function startReconciler(deps: ReconcilerDeps): Loop {
+  const wakes = new Map<string, number>();
   const loop = startLoop({
     name: "reconciler",
     debounceMs: deps.config.GATEWAY_RELOAD_DEBOUNCE_MS,
@@ -42,7 +43,7 @@ export function startReconciler(deps: ReconcilerDeps): Loop {
       if (!deps.gateway.isReady()) return;
       const ran = await withAdvisoryLock(deps.sql, `reconciler:${deps.config.GATEWAY_ID}`, async (lock) => {
         const pass = { ...lock, signal: AbortSignal.any([signal, lock.signal]) };
-        await timed(deps.metrics.reconcile, () => reconcileOnce(deps, pass));
+        await timed(deps.metrics.reconcile, () => reconcileOnce(deps, pass, wakes));
         return true;
       });
       // Another process works at it; look again soon, in case it began before what we were woken for.
@@ -53,7 +54,8 @@ export function startReconciler(deps: ReconcilerDeps): Loop {
   return loop;
 }
 
-async function reconcileOnce(deps: ReconcilerDeps, pass: Pass): Promise<void> {
+/** `wakes`: since when, in milliseconds, those that are waking are. */
+async function reconcileOnce(deps: ReconcilerDeps, pass: Pass, wakes: Map<string, number>): Promise<void> {
   const { config } = deps;
   const placed = await deps.sql.begin((sql) =>
     decideWorkingSet(sql, {
@@ -62,10 +64,16 @@ async function reconcileOnce(deps: ReconcilerDeps, pass: Pass): Promise<void> {
       idleMs: config.GATEWAY_IDLE_SLEEP_MS,
     }),
   );
+  noteWaking(wakes, placed);
   const prepared = await prepareAll(deps, placed);
   const doomed = await listDoomedAgents(deps, config.GATEWAY_WORKING_SET - prepared.length);
   await apply(deps, [...prepared, ...doomed], pass);
   await markAwake(deps.sql, prepared);
+  for (const { id } of prepared) {
+    const since = wakes.get(id);
+    if (since !== undefined) deps.metrics.wake.observe((Date.now() - since) / 1000);
+    wakes.delete(id);
+  }
   while (doomed.length > 0) {
     await pass.requireHeld();
     // One at a time, each reload waited for: while it deletes an agent, a reload that still names it makes the gateway
@@ -79,6 +87,13 @@ async function reconcileOnce(deps: ReconcilerDeps, pass: Pass): Promise<void> {
   await deps.workspaces
     .clearLeftovers()
     .catch((err: unknown) => deps.log.error({ err }, "the gateway's leftovers could not be erased; trying again"));
+}
+
+/** Another process may have woken some of them meanwhile, or somebody has let them sleep. */
+function noteWaking(wakes: Map<string, number>, placed: Placed[]): void {
+  const waking = new Set(placed.filter(({ state }) => state === "waking").map(({ id }) => id));
+  for (const id of wakes.keys()) if (!waking.has(id)) wakes.delete(id);
+  for (const id of waking) if (!wakes.has(id)) wakes.set(id, Date.now());
 }
 
 async function prepareAll(deps: ReconcilerDeps, placed: Placed[]): Promise<Placed[]> {
