@@ -150,9 +150,12 @@ take_source() {
 # git would take a relative path from the new folder.
 absolute() { if [ -d "$1" ]; then realpath "$1"; else printf '%s\n' "$1"; fi; }
 
+install_locked() {
+  cd "$1" && npm ci --omit=dev --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
+}
+
 install_packages() {
-  cd "$1" &&
-    npm ci --omit=dev --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error &&
+  install_locked "$1" &&
     node node_modules/patch-package/index.js --patch-dir scripts/patches --error-on-fail
 }
 
@@ -164,7 +167,6 @@ prepare() {
   free=$(df -Pm "$RELEASES" | awk 'NR == 2 { print $4 }')
   [ "$free" -ge "$NEEDED_MB" ] || end 1 "$RELEASES has $free MB left, a release needs $NEEDED_MB: free some space. Nothing was changed."
   half=$(mktemp -d "$RELEASES/.new-XXXXXX")
-  trap 'rm -rf "$half"' EXIT
   take_source "$source" "$half" || end 1 "the source could not be read from $source. Nothing was changed."
   target=${version:-$(sed -n 's/^  "version": "\(.*\)",$/\1/p' "$half/package.json")-$name}
   if [ -d "$RELEASES/$target" ]; then
@@ -309,18 +311,20 @@ prune() {
 
 # ---- The gateway ----
 
-wanted_openclaw() { jq -r '.dependencies.openclaw // empty' "$RELEASES/$1/deploy/openclaw/package.json" 2>/dev/null || true; }
+wanted_openclaw() {
+  sed -n 's/^ *"openclaw": "\(.*\)".*/\1/p' "$RELEASES/$1/deploy/openclaw/package.json" 2>/dev/null || true
+}
 current_openclaw() { basename "$(readlink "$REEF/openclaw/current" 2>/dev/null)" 2>/dev/null || true; }
 
 install_openclaw() {
-  local wanted=$1 half
+  local wanted=$1
   [ -d "$REEF/openclaw/$wanted" ] && return 0
   rm -rf "$REEF"/openclaw/.new-*
+  mkdir -p "$REEF/openclaw"
   half=$(mktemp -d "$REEF/openclaw/.new-XXXXXX")
   cp "$RELEASES/$target/deploy/openclaw/"package*.json "$half"
   say "installing OpenClaw $wanted"
-  run_long "still installing" "$half/install.log" npm --prefix "$half" ci --omit=dev --ignore-scripts --no-audit --no-fund ||
-    return 1
+  run_long "still installing" "$half/install.log" install_locked "$half" || return 1
   rm -f "$half/install.log"
   chmod -R u=rwX,go=rX "$half"
   mv -T "$half" "$REEF/openclaw/$wanted"
@@ -449,6 +453,8 @@ main() {
   fi
   exec 9>"$REEF/deploy.lock"
   flock --wait 5 9 || { say "another deploy is at work, or what one left behind: try again in a moment" && exit 75; }
+  half=""
+  trap '[ -z "$half" ] || rm -rf "$half"' EXIT
   trap 'printf "deploy: interrupted: deploy.sh --resume goes on, deploy.sh --back returns\n" >&2; exit 130' INT TERM HUP
   choose
   [ "$mode" != deploy ] || prepare

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { spawnSync } from "node:child_process";
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readlinkSync, symlinkSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { tool } from "../tools.ts";
 import { openBusyTown, underLoad } from "./load.ts";
@@ -22,12 +22,33 @@ test("a good release: every process runs it, no request failed, every message wa
   const source = town.source("two", {
     "systemd/reef-new.service": () => "[Service]\n",
     "systemd/reef-new.timer": () => "[Timer]\n",
+    "deploy/openclaw/package.json": () => '{ "dependencies": {\n    "openclaw": "9.9.9" } }\n',
   });
-  const { code, last } = await underLoad(busy, () => town.deploy(source, "--version", "two"));
+  const { code, last, lines } = await underLoad(busy, () => town.deploy(source, "--version", "two"));
   expect([code, last]).toEqual([0, "deploy: done: every process runs two"]);
   expect(town.releases()).toEqual(["two", "two", "two"]);
   expect(town.leftovers()).toEqual([]);
   expect(town.manager.calls).toContain("systemctl enable --now reef-new.timer");
+  expect(town.manager.calls).toContain("systemctl restart reef-files@main");
+  expect(lines.join("\n")).toContain("note: two is made for OpenClaw 9.9.9");
+  expect(town.manager.calls.filter((call) => call.includes("reef-gateway"))).toEqual([]);
+}, 60_000);
+
+test("OpenClaw only when asked for; one that does not serve is returned from", async () => {
+  const { town } = busy;
+  const link = join(town.root, "opt/reef/openclaw/current");
+  mkdirSync(join(town.root, "opt/reef/openclaw/9.9.8"), { recursive: true });
+  symlinkSync("9.9.8", link);
+  town.manager.badOpenclaw = "9.9.9";
+  const failed = await town.deploy("--resume", "--gateway");
+  expect([failed.code, failed.last, readlinkSync(link)]).toEqual([
+    1,
+    "deploy: FAILED: OpenClaw 9.9.9 did not serve; two runs with OpenClaw 9.9.8.",
+    "9.9.8",
+  ]);
+  town.manager.badOpenclaw = null;
+  expect((await town.deploy("--resume", "--gateway")).last).toBe("deploy: done: every process runs two");
+  expect(readlinkSync(link)).toBe("9.9.9");
 }, 60_000);
 
 test("what can't go well is refused before anything changes", async () => {

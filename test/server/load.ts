@@ -51,10 +51,13 @@ export async function underLoad(
   { town, people }: { town: Town; people: Person[] },
   work: () => Promise<Deployed>,
 ): Promise<Deployed> {
+  const logged = town.edge.logs().access.length;
   const load = await startLoad(town, people);
   const deployed = await work();
   const done = await load.stop();
   expect(done.failed).toEqual([]);
+  // Nothing was even sent to a process that was stopped: one that had to be tried twice shows both.
+  expect(town.edge.logs().access.slice(logged)).not.toMatch(/"process":"[^"]*, /);
   expect(Math.min(done.reads, done.writes, done.said)).toBeGreaterThan(10);
   return deployed;
 }

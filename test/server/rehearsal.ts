@@ -54,12 +54,13 @@ export async function openTown(): Promise<Town> {
   await reef.stopProcess();
   const root = mkdtempSync(join(tmpdir(), `reef-test-${process.pid}-root-`));
   const inRoot = (...names: string[]) => join(root, ...names);
-  for (const folder of ["bin", "opt/reef", "etc/reef/api", "etc/systemd/system", "run"])
+  for (const folder of ["bin", "opt/reef", "etc/reef/api", "etc/reef/gateways", "etc/systemd/system", "run"])
     mkdirSync(inRoot(folder), { recursive: true });
   const ports: [number, number] = [freePort(), freePort()];
   const settings = Object.entries(reef.env).filter(([name]) => name !== "PORT");
   writeFileSync(inRoot("etc/reef/reef.env"), settings.map(([name, value]) => `${name}=${value}\n`).join(""));
   ports.forEach((port, i) => writeFileSync(inRoot(`etc/reef/api/${i + 1}.env`), `PORT=${port}\n`));
+  writeFileSync(inRoot("etc/reef/gateways/main.env"), "");
   writeInstaller(inRoot("bin"));
   const manager = new ServiceManager(root, inRoot("bin"));
   const edge = await startNginx({ processes: ports, replace: [["rate=30r/s", "rate=100000r/s"]] });

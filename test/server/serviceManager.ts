@@ -1,5 +1,5 @@
 import { chmodSync, existsSync, readFileSync, readlinkSync, realpathSync, writeFileSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { basename, join, resolve } from "node:path";
 import { spawnChild, type Child } from "../../scripts/services/process.ts";
 
 const STAND_IN = resolve(import.meta.dir, "standIn.ts");
@@ -22,6 +22,8 @@ interface Reply {
 export class ServiceManager {
   /** What was asked for, one line each. */
   readonly calls: string[] = [];
+  /** A gateway of this version does not come up again. */
+  badOpenclaw: string | null = null;
   private readonly units = new Map<string, Unit>();
   private readonly server = Bun.serve({
     hostname: "127.0.0.1",
@@ -71,8 +73,13 @@ export class ServiceManager {
     if (verb === "start") return this.start(unit);
     if (verb === "stop") return this.stopUnit(unit);
     if (verb === "show") return this.show(unit, args.find((arg) => arg.startsWith("--property="))!.slice(11));
-    if (verb === "is-active") return { code: this.units.get(unit)?.state === "running" ? 0 : 3, output: "" };
-    return { code: ["daemon-reload", "reset-failed", "enable"].includes(verb ?? "") ? 0 : 1, output: "" };
+    if (verb === "restart" && unit.startsWith("reef-gateway@")) {
+      const version = basename(readlinkSync(join(this.root, "opt/reef/openclaw/current")));
+      return { code: version === this.badOpenclaw ? 1 : 0, output: "" };
+    }
+    // What else is known of units that this stand-in does not run: the gateway's files are served, and so on.
+    const known = ["daemon-reload", "reset-failed", "enable", "is-active", "restart"];
+    return { code: known.includes(verb ?? "") ? 0 : 1, output: "" };
   }
 
   private start(name: string): Reply {
