@@ -22,6 +22,7 @@ const MAY_READ_ENVIRONMENT = [
   "main.ts",
   "jobs/admin.ts",
   "jobs/alarm.ts",
+  "jobs/migrate.ts",
   "jobs/parkAgents.ts",
   "jobs/runTimer.ts",
   "jobs/verify.ts",

@@ -12,6 +12,16 @@ const SPECS = {
     advice: "install nginx",
     versionArgs: ["-v"],
   },
+  openssl: {
+    title: "OpenSSL",
+    names: ["openssl"],
+    folder: "openssl",
+    file: "usr/bin/openssl",
+    packages: ["openssl"],
+    bare: ["libssl3", "libssl3t64"],
+    advice: "install openssl",
+    versionArgs: ["version"],
+  },
   promtool: {
     title: "promtool",
     names: ["promtool"],
