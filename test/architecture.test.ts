@@ -27,6 +27,7 @@ const MAY_READ_ENVIRONMENT = [
 ];
 const MAY_TOUCH_FILES = [
   "clients/commonPasswords.ts",
+  "clients/host.ts",
   "clients/mailFolder.ts",
   "clients/mailTemplates.ts",
   "clients/workspaceFiles.ts",
