@@ -21,6 +21,7 @@ const MAY_READ_ENVIRONMENT = [
   "main.ts",
   "jobs/admin.ts",
   "jobs/alarm.ts",
+  "jobs/doctor.ts",
   "jobs/parkAgents.ts",
   "jobs/runTimer.ts",
   "jobs/verify.ts",

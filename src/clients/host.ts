@@ -101,6 +101,12 @@ export function createHost(options: HostOptions = {}) {
   };
 }
 
+/** What this release pins, by package: the versions that it was proved with. */
+export async function readPins(): Promise<Record<string, string>> {
+  const text = await readFile(join(import.meta.dir, "../../package.json"), "utf8");
+  return (JSON.parse(text) as { dependencies: Record<string, string> }).dependencies;
+}
+
 function runProgram([name, ...args]: [string, ...string[]], { path, ms }: { path: string; ms: number }) {
   return new Promise<Ran | null>((resolve) => {
     const env = { PATH: path, LC_ALL: "C.UTF-8", SYSTEMD_PAGER: "", SYSTEMD_COLORS: "0" };

@@ -34,3 +34,23 @@ export async function readDatabaseState(sql: Queryable): Promise<DatabaseState> 
       current_setting('transaction_timeout', true) as transaction_timeout`;
   return row!;
 }
+
+/** How a gateway stands by its row; null where it has none. */
+export async function findGatewayState(sql: Queryable, id: string): Promise<GatewayState | null> {
+  const [row] = await sql<GatewayState[]>`
+    select status, placement_stopped_reason, canary_result, canary_at,
+      (select count(*)::int from assistants a where a.gateway_id = g.id and a.state in ('waking', 'awake')) as awake,
+      (select count(*)::int from assistants a
+        where a.gateway_id = g.id and a.state = 'failed' and a.status = 'active') as failed
+    from gateways g where id = ${id}`;
+  return row ?? null;
+}
+
+export interface GatewayState {
+  status: "active" | "draining" | "down";
+  placementStoppedReason: string | null;
+  canaryResult: "ok" | "leak" | "failed" | null;
+  canaryAt: Date | null;
+  awake: number;
+  failed: number;
+}

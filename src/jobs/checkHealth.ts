@@ -15,7 +15,7 @@ Exit code: 0 looked at everything, 1 it failed, 75 the database does not answer 
 
 const host = createHost();
 await runTimer(
-  { name: "check-health", scope: "host", limitMs: 420_000, work: (deps, lock) => checkServer(deps, host, lock) },
+  { name: "check-health", scope: "host", limitMs: 270_000, work: (deps, lock) => checkServer(deps, host, lock) },
   help,
   (deps) => databaseIsDown(deps, host),
 );

@@ -34,7 +34,7 @@ export interface Patience {
   backMs: number;
 }
 
-const PATIENCE: Patience = { lookMs: 30_000, pauseMs: 16_000, takenMs: 20_000, backMs: 180_000 };
+const PATIENCE: Patience = { lookMs: 25_000, pauseMs: 16_000, takenMs: 10_000, backMs: 140_000 };
 const LOOKS = 3;
 /** A start takes 10 to 40 seconds, longer with hundreds of agents. */
 const STARTING_MS = 180_000;

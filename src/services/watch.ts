@@ -19,7 +19,7 @@ type WatchDeps = Pick<Deps, "sql" | "redis" | "config" | "log" | "alarmSender">;
 type Trouble = { severity: Severity; summary: string } | null;
 interface Watch {
   key: string;
-  look(): Promise<Trouble>;
+  look: () => Promise<Trouble>;
 }
 
 const LOOK_MS = 45_000;

@@ -1,0 +1,75 @@
+import { readDatabaseState } from "../../db/deployment.ts";
+import { pingDatabase } from "../../db/health.ts";
+import { compareMigrations } from "../../db/migrate.ts";
+import { TRANSACTION_MS } from "../../db/timeouts.ts";
+import { checkInvariants, INVARIANTS } from "../invariants.ts";
+import { bad, ok, onSystem, skip, warn, type Check, type Result, type SystemScene } from "./check.ts";
+
+const CONNECTIONS = { warn: 0.7, bad: 0.9 };
+const FROM_17 = 170_000;
+const DEEP_MS = 900_000;
+
+async function checkMigrations({ deps }: SystemScene): Promise<Result> {
+  const { pending, unknown, changed, newest } = await compareMigrations(deps.sql);
+  if (unknown.length > 0)
+    return bad(
+      `the database is newer than this release (${unknown.join(", ")})`,
+      "go on with the newer release: scripts/deploy.sh",
+    );
+  if (changed.length > 0)
+    return bad(`${changed.join(", ")} was changed after it was applied`, "deploy a release as it was published");
+  // Not a thing for --fix: while the release before still runs, its queries would meet another schema.
+  if (pending.length > 0)
+    return bad(
+      `${pending.join(", ")} not applied`,
+      "scripts/deploy.sh applies them before it starts the new processes",
+    );
+  return ok(`as this release: ${newest}`);
+}
+
+async function checkConnections({ deps }: SystemScene): Promise<Result> {
+  const state = await readDatabaseState(deps.sql);
+  const available = state.maxConnections - state.reservedConnections;
+  const share = state.connections / available;
+  const found = `${state.connections} of ${available} in use`;
+  const fix = "lower DATABASE_POOL, or raise max_connections (docs/runbooks/database-full.md)";
+  if (share >= CONNECTIONS.bad) return bad(found, fix);
+  return share >= CONNECTIONS.warn ? warn(found, fix) : ok(found);
+}
+
+async function checkTransactions({ deps }: SystemScene): Promise<Result> {
+  const { versionNumber, transactionTimeout } = await readDatabaseState(deps.sql);
+  if (versionNumber < FROM_17) return ok("this Postgres has no transaction_timeout (17 and later have)");
+  const isSet = transactionTimeout !== null && !["0", "0ms", ""].includes(transactionTimeout);
+  if (isSet) return ok(`transactions end after ${transactionTimeout}`);
+  const fix = `alter database … set transaction_timeout = ${TRANSACTION_MS}`;
+  return warn("nothing ends the transaction of a client that has vanished", fix);
+}
+
+async function checkDeep({ deps, options }: SystemScene): Promise<Result> {
+  if (!options.deep) return skip("only with --deep, or npm run verify");
+  const findings = await checkInvariants(deps, { patienceMs: 30_000, timeoutMs: 600_000 });
+  const violated = findings.filter(({ status }) => status === "violated").map(({ id }) => id);
+  const unchecked = findings.filter(({ status }) => status === "unchecked").map(({ id }) => id);
+  const fix = "reef verify (npm run verify) says which rows";
+  if (violated.length > 0) return bad(`violated: ${violated.join(", ")}`, fix);
+  return unchecked.length > 0
+    ? warn(`could not be checked: ${unchecked.join(", ")}`, fix)
+    : ok(`${INVARIANTS.length} invariants hold`);
+}
+
+export const DATABASE: readonly Check[] = [
+  onSystem("database.answers", async ({ deps }) => {
+    const began = performance.now();
+    await pingDatabase(deps.sql);
+    return ok(`in ${Math.round(performance.now() - began)} ms`);
+  }),
+  onSystem("database.migrations", checkMigrations),
+  onSystem("database.size", async ({ deps }) => {
+    const { bytes } = await readDatabaseState(deps.sql);
+    return ok(`${Math.round(bytes / 1024 / 1024)} MB; the room it has is its own host's`);
+  }),
+  onSystem("database.connections", checkConnections),
+  onSystem("database.transactions", checkTransactions),
+  onSystem("database.invariants", checkDeep, { isCostly: true, limitMs: DEEP_MS }),
+];
