@@ -76,7 +76,10 @@ export function createHost(options: HostOptions = {}) {
       options.statfs ? options.statfs(path) : orNull(statfs(at(path)).then(toRoom)),
     /** Runs a program; null when there is none of that name. One that takes longer is killed, code 124. */
     run: (command: [string, ...string[]], limits: { ms?: number } = {}): Promise<Ran | null> =>
-      runProgram(command, { path: options.path ?? PATH, ms: limits.ms ?? RUN_MS }),
+      runProgram([command[0].startsWith("/") ? at(command[0]) : command[0], ...command.slice(1)], {
+        path: options.path ?? PATH,
+        ms: limits.ms ?? RUN_MS,
+      }),
     setMode: (path: string, mode: number) => chmod(at(path), mode),
     async setOwner(path: string, name: string): Promise<void> {
       const user = (await users()).find((one) => one.name === name);

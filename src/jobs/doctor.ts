@@ -1,11 +1,13 @@
 import { hostname } from "node:os";
 import { parseArgs } from "node:util";
 import { createHost, readPins } from "../clients/host.ts";
+import { ownAddresses } from "../clients/hostNetwork.ts";
 import { ConfigError, loadConfig } from "../config.ts";
 import { createDeps, type Deps } from "../deps.ts";
 import { createLog } from "../lib/log.ts";
 import { GROUPS, type Check, type Group, type Scene } from "../services/doctor/check.ts";
 import { CHECKS } from "../services/doctor/list.ts";
+import { INNER_PORTS } from "../services/doctor/network.ts";
 import { findPlace } from "../services/doctor/place.ts";
 import { runChecks, type Finding } from "../services/doctor/runChecks.ts";
 
@@ -91,6 +93,14 @@ function renderLine({ id, status, found, fix, repaired }: Finding, dryRun: boole
   return lines.join("\n");
 }
 
+/** What was skipped, by reason: on a trial that is most of it. */
+function renderSkipped(findings: Finding[]): string[] {
+  const skipped = findings.filter(({ status }) => status === "skipped");
+  return [...Map.groupBy(skipped, ({ found }) => found)].map(
+    ([reason, its]) => `${MARKS.skipped.padEnd(5)}skipped, ${reason}: ${its.map(({ id }) => id).join(", ")}`,
+  );
+}
+
 function countOf(findings: Finding[], status: Finding["status"]): number {
   return findings.filter((finding) => finding.status === status).length;
 }
@@ -135,6 +145,7 @@ async function main(): Promise<void> {
     options: { deep: options.deep, alarm: options.alarm },
     pins: await readPins(),
     tls: { address: "127.0.0.1", port: 443 },
+    outside: { addresses: ownAddresses(), innerPorts: INNER_PORTS },
   };
   const progress = showProgress();
   const findings = await runChecks(scene, choose(options), {
@@ -143,7 +154,7 @@ async function main(): Promise<void> {
     onBegin: progress.begin,
     onDone(finding) {
       progress.done(finding);
-      if (!options.json) console.log(renderLine(finding, options.dryRun));
+      if (!options.json && finding.status !== "skipped") console.log(renderLine(finding, options.dryRun));
     },
   });
   progress.end();
@@ -151,7 +162,7 @@ async function main(): Promise<void> {
   if (options.json) {
     const about = { schema: SCHEMA, outcome, host: hostname(), checked_at: new Date().toISOString() };
     console.log(JSON.stringify({ ...about, findings }, null, 2));
-  } else console.log(renderSummary(findings));
+  } else console.log([...renderSkipped(findings), renderSummary(findings)].join("\n"));
   await deps?.close();
   process.exit({ ok: 0, bad: 1, unchecked: 2 }[outcome]);
 }

@@ -50,12 +50,12 @@ async function checkChat(scene: Scene): Promise<Result> {
 
 /** What a device was sent that is not its own: frames that name another assistant, or hold another's words. */
 export function findForeign(
-  own: { assistantId: string; heard: Heard },
-  others: { assistantId: string; word: string }[],
+  own: { agentId: string; heard: Heard },
+  others: { agentId: string; word: string }[],
 ): string[] {
   return own.heard.frames.flatMap((frame) => {
     const text = JSON.stringify(frame);
-    const strange = others.some(({ assistantId, word }) => text.includes(assistantId) || text.includes(word));
+    const strange = others.some(({ agentId, word }) => text.includes(agentId) || text.includes(word));
     return strange ? [frame.type] : [];
   });
 }
@@ -71,7 +71,7 @@ async function checkTwo(scene: Scene): Promise<Result> {
           people.map(({ visitor, word }) => visitor.say(`Please say the word ${word}.`, signal)),
         );
         const foreign = heard.flatMap((own, n) =>
-          findForeign({ assistantId: people[n]!.visitor.assistantId, heard: own }, strangers(people, n)),
+          findForeign({ agentId: people[n]!.visitor.agentId, heard: own }, strangers(people, n)),
         );
         if (foreign.length > 0)
           return bad(
@@ -87,7 +87,7 @@ async function checkTwo(scene: Scene): Promise<Result> {
 }
 
 function strangers(people: { visitor: Visitor; word: string }[], own: number) {
-  return people.filter((_, n) => n !== own).map(({ visitor, word }) => ({ assistantId: visitor.assistantId, word }));
+  return people.filter((_, n) => n !== own).map(({ visitor, word }) => ({ agentId: visitor.agentId, word }));
 }
 
 export const CHAT: readonly Check[] = [

@@ -43,6 +43,8 @@ export interface Scene {
   pins: Record<string, string>;
   /** Where TLS is served, and a root of one's own, in tests. */
   tls: { address: string; port: number; ca?: string };
+  /** Addresses that others may reach, and the ports that they must not. */
+  outside: { addresses: string[]; innerPorts: readonly number[] };
 }
 export type SystemScene = Scene & { deps: Deps };
 

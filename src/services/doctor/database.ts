@@ -61,14 +61,21 @@ async function checkDeep({ deps, options }: SystemScene): Promise<Result> {
 export const DATABASE: readonly Check[] = [
   onSystem("database.answers", async ({ deps }) => {
     const began = performance.now();
-    await pingDatabase(deps.sql);
-    return ok(`in ${Math.round(performance.now() - began)} ms`);
+    try {
+      await pingDatabase(deps.sql);
+    } catch (error) {
+      const { code } = error as { code?: unknown };
+      const why = typeof code === "string" ? code : "no answer";
+      return bad(
+        `it does not answer (${why}): nothing works without it`,
+        "docs/runbooks/database-full.md; is DATABASE_URL right?",
+      );
+    }
+    const ms = Math.round(performance.now() - began);
+    const { bytes } = await readDatabaseState(deps.sql);
+    return ok(`in ${ms} ms; it holds ${Math.round(bytes / 1024 / 1024)} MB (the room it has is its own host's)`);
   }),
   onSystem("database.migrations", checkMigrations),
-  onSystem("database.size", async ({ deps }) => {
-    const { bytes } = await readDatabaseState(deps.sql);
-    return ok(`${Math.round(bytes / 1024 / 1024)} MB; the room it has is its own host's`);
-  }),
   onSystem("database.connections", checkConnections),
   onSystem("database.transactions", checkTransactions),
   onSystem("database.invariants", checkDeep, { isCostly: true, limitMs: DEEP_MS }),

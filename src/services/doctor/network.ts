@@ -1,7 +1,6 @@
 import {
   isLoopback,
   listListeners,
-  ownAddresses,
   readCertificate,
   resolveName,
   takesConnections,
@@ -11,15 +10,15 @@ import { bad, ok, onHost, skip, warn, type Check, type Result, type Scene } from
 const DAY_MS = 86_400_000;
 const DAYS = { warn: 14, bad: 3 };
 /** Ports of ours, and of what we stand on: nobody else may reach them. */
-const INNER = [18789, 18790, 3000, 3001, 3002, 5432, 6379];
+export const INNER_PORTS: readonly number[] = [18789, 18790, 3001, 3002, 5432, 6379];
 const OUTER = [80, 443];
 const NO_DOMAIN = "no domain: neither nginx's server_name nor an https APP_URL names one";
 const PRIVATE = /^(10\.|192\.168\.|172\.(1[6-9]|2\d|3[01])\.|100\.(6[4-9]|[7-9]\d|1[01]\d|12[0-7])\.|f[cd])/;
 
-async function checkDns({ place }: Scene): Promise<Result> {
+async function checkDns({ place, outside }: Scene): Promise<Result> {
   if (place.domain === null) return skip(NO_DOMAIN);
   const found = await resolveName(place.domain);
-  const own = ownAddresses();
+  const own = outside.addresses;
   const fix = `an A record of ${place.domain} with this server's address`;
   if (found.length === 0) return bad(`${place.domain} does not resolve`, fix);
   const strange = found.filter((address) => !own.includes(address) && !isLoopback(address));
@@ -69,7 +68,7 @@ async function checkListeners(scene: Scene): Promise<Result> {
   const listeners = await listListeners(scene.host);
   if (listeners === null) return skip("the kernel does not list its ports here");
   const outside = [...new Set(listeners.filter(({ address }) => !isLoopback(address)).map(({ port }) => port))];
-  const inner = outside.filter((port) => INNER.includes(port));
+  const inner = outside.filter((port) => scene.outside.innerPorts.includes(port));
   if (inner.length > 0)
     return bad(`open to others: ${inner.join(", ")}`, "bind them to 127.0.0.1 (Docker: -p 127.0.0.1:5432:5432)");
   const allowed = [...OUTER, ...(await readSshPorts(scene))];
@@ -81,26 +80,31 @@ async function checkListeners(scene: Scene): Promise<Result> {
   );
 }
 
-async function checkReachable({ place }: Scene): Promise<Result> {
+async function checkReachable({ place, outside }: Scene): Promise<Result> {
   if (!place.isInstalled) return skip("a trial: the machine is somebody's own");
-  const addresses = ownAddresses();
-  const asked = addresses.flatMap((address) => INNER.map((port) => ({ address, port })));
+  const { addresses, innerPorts } = outside;
+  const asked = addresses.flatMap((address) => innerPorts.map((port) => ({ address, port })));
   const taken = await Promise.all(
     asked.map(async (one) => ((await takesConnections(one.address, one.port)) ? one : null)),
   );
   const open = taken.filter((one) => one !== null).map(({ address, port }) => `${address}:${port}`);
-  if (open.length === 0) return ok(`${INNER.join(", ")} take no connection from ${addresses.length} address(es)`);
+  if (open.length === 0) return ok(`${innerPorts.join(", ")} take no connection from ${addresses.length} address(es)`);
   return bad(
     `${open.join(", ")} take connections`,
     "bind them to 127.0.0.1; a firewall does not stop Docker's published ports",
   );
 }
 
-async function checkFront({ place }: Scene): Promise<Result> {
+async function checkFront({ place, tls }: Scene): Promise<Result> {
   if (place.domain === null) return skip(NO_DOMAIN);
   if (!place.hasNginx) return skip("no nginx here");
-  const url = `https://${place.domain}/health`;
-  const answer = await fetch(url, { signal: AbortSignal.timeout(8_000), redirect: "manual" }).catch(() => null);
+  const { host } = Object.assign(new URL(`https://${place.domain}`), { port: tls.port });
+  const url = `https://${host}/health`;
+  const answer = await fetch(url, {
+    signal: AbortSignal.timeout(8_000),
+    redirect: "manual",
+    ...(tls.ca ? { tls: { ca: tls.ca } } : {}),
+  }).catch(() => null);
   if (answer?.ok) return ok(`${url} answers 200`);
   await answer?.body?.cancel();
   return bad(

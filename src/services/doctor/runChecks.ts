@@ -48,7 +48,11 @@ async function runOne(scene: Scene, check: Check, options: RunOptions, censor: (
   if (repair && options.fix) {
     repaired = repair.does;
     if (!options.dryRun) {
-      const trouble = await withDeadline(Promise.resolve().then(repair.apply), check.limitMs, "the repair").then(
+      const trouble = await withDeadline(
+        Promise.resolve().then(() => repair.apply()),
+        check.limitMs,
+        "the repair",
+      ).then(
         () => null,
         (error: unknown) => (error instanceof Error ? error.message : String(error)),
       );

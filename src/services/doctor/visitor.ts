@@ -10,7 +10,7 @@ import { newId } from "../../lib/ids.ts";
  */
 
 export interface Visitor {
-  assistantId: string;
+  agentId: string;
   token: string;
   /** Says one thing over a socket of its own; resolves with the answer and every frame that came. */
   say(text: string, signal: AbortSignal): Promise<Heard>;
@@ -41,16 +41,18 @@ export async function withVisitor<T>(url: string, visit: (visitor: Visitor) => P
   const password = randomBytes(18).toString("base64url");
   const account = { email: `doctor-${id}@doctor.invalid`, password, device_name: "reef doctor" };
   const signedUp = await ask(url, "POST", "/api/auth/signup", "sign-up", account);
-  const token = String(signedUp["access_token"] ?? "");
-  if (token === "") throw new VisitError("sign-up", "gave no token");
+  const token = signedUp.access_token;
+  if (token === undefined) throw new VisitError("sign-up", "gave no token");
   try {
     const made = await ask(url, "POST", "/api/assistants", "a first assistant", {}, token);
-    const assistantId = String(made["id"]);
-    return await visit({ assistantId, token, say: (text, signal) => say({ url, token, assistantId }, text, signal) });
+    const agentId = made.agent_id ?? "";
+    return await visit({ agentId, token, say: (text, signal) => say({ url, token, agentId }, text, signal) });
   } finally {
     await ask(url, "DELETE", "/api/user/account", "deleting the visitor's account", { password }, token);
   }
 }
+
+type Answer = Partial<Record<"access_token" | "agent_id" | "code", string>>;
 
 async function ask(url: string, method: string, path: string, what: string, body: object, token?: string) {
   const response = await fetch(url + path, {
@@ -60,15 +62,15 @@ async function ask(url: string, method: string, path: string, what: string, body
     signal: AbortSignal.timeout(REQUEST_MS),
   }).catch(() => null);
   if (!response) throw new VisitError(what, `no answer at ${url}`);
-  const answer = (await response.json().catch(() => ({}))) as Record<string, unknown>;
-  if (!response.ok) throw new VisitError(what, `${response.status} ${String(answer["code"] ?? "")}`.trim());
+  const answer = (await response.json().catch(() => ({}))) as Answer;
+  if (!response.ok) throw new VisitError(what, `${response.status} ${answer.code ?? ""}`.trim());
   return answer;
 }
 
-type Door = { url: string; token: string; assistantId: string };
+type Door = { url: string; token: string; agentId: string };
 
 function say(door: Door, text: string, signal: AbortSignal): Promise<Heard> {
-  const address = `${door.url.replace(/^http/, "ws")}/ws/chat?agent_id=${door.assistantId}`;
+  const address = `${door.url.replace(/^http/, "ws")}/ws/chat?agent_id=${door.agentId}`;
   const { promise, resolve, reject } = Promise.withResolvers<Heard>();
   const socket = new WebSocket(address, [CHAT_SUBPROTOCOL, `bearer.${door.token}`]);
   const frames: ServerFrame[] = [];
