@@ -14,7 +14,9 @@ const LOCK = 7_033_001;
  * Throws when a migration that was applied has been changed since, or when the database is newer than this code.
  */
 export async function migrate(sql: Sql): Promise<string[]> {
-  const files = listFiles();
+  const files = readdirSync(FOLDER)
+    .filter((name) => /^\d{4}_.+\.sql$/.test(name))
+    .sort();
   const connection = await sql.reserve();
   try {
     // The pool's limits are for requests; here one process waits for another, and a migration may take its time.
@@ -37,7 +39,8 @@ export async function migrate(sql: Sql): Promise<string[]> {
       );
     const done: string[] = [];
     for (const name of files) {
-      const { body, hash } = readMigration(name);
+      const body = readFileSync(join(FOLDER, name), "utf8");
+      const hash = createHash("sha256").update(body).digest("hex");
       if (applied.has(name)) {
         if (applied.get(name) !== hash)
           throw new Error(`Migration ${name} was changed after it was applied; write a new one instead.`);
@@ -58,32 +61,6 @@ export async function migrate(sql: Sql): Promise<string[]> {
       await undo.catch(() => undefined);
     connection.release();
   }
-}
-
-function listFiles(): string[] {
-  return readdirSync(FOLDER)
-    .filter((name) => /^\d{4}_.+\.sql$/.test(name))
-    .sort();
-}
-
-function readMigration(name: string): { body: string; hash: string } {
-  const body = readFileSync(join(FOLDER, name), "utf8");
-  return { body, hash: createHash("sha256").update(body).digest("hex") };
-}
-
-/** How the database's schema stands to this release, by the names of migrations. Only reads. */
-export async function compareMigrations(
-  sql: Queryable,
-): Promise<{ pending: string[]; unknown: string[]; changed: string[]; newest: string }> {
-  const files = listFiles();
-  const rows = await sql<{ name: string; hash: string }[]>`select name, hash from schema_migrations`;
-  const applied = new Map(rows.map(({ name, hash }) => [name, hash]));
-  return {
-    pending: files.filter((name) => !applied.has(name)),
-    unknown: [...applied.keys()].filter((name) => !files.includes(name)),
-    changed: files.filter((name) => applied.has(name) && applied.get(name) !== readMigration(name).hash),
-    newest: files.at(-1) ?? "none",
-  };
 }
 
 async function applyOne(connection: Queryable, name: string, hash: string, body: string): Promise<void> {
