@@ -8,15 +8,29 @@ const FOLDER = join(import.meta.dir, "migrations");
 /** Any constant will do; all processes that migrate one database must use the same. */
 const LOCK = 7_033_001;
 
+/** The first words of a migration that releases before it can't live with. Every other one only adds. */
+const BREAKING = /^-- breaking\b/;
+
+interface Migration {
+  name: string;
+  body: string;
+  hash: string;
+  breaking: boolean;
+}
+
+/** What stands between the database and this code. */
+export interface MigrationPlan {
+  pending: Migration[];
+  /** Of a newer release that was here; none of them is breaking. */
+  newer: string[];
+}
+
 /**
  * Brings the database to the newest schema: each `migrations/NNNN_name.sql` once, in order, in a transaction of its
  * own that also records it. Safe to run from several processes at once. Returns the names it applied.
- * Throws when a migration that was applied has been changed since, or when the database is newer than this code.
+ * Throws as `planMigrations` does. A database that is newer is left as it is: a release that was returned to runs on it.
  */
 export async function migrate(sql: Sql): Promise<string[]> {
-  const files = readdirSync(FOLDER)
-    .filter((name) => /^\d{4}_.+\.sql$/.test(name))
-    .sort();
   const connection = await sql.reserve();
   try {
     // The pool's limits are for requests; here one process waits for another, and a migration may take its time.
@@ -26,31 +40,11 @@ export async function migrate(sql: Sql): Promise<string[]> {
     await connection`select pg_advisory_lock(${LOCK})`;
     await connection`create table if not exists schema_migrations (
       name text primary key, hash text not null, applied_at timestamptz not null default now())`;
-    const applied = new Map(
-      (await connection<{ name: string; hash: string }[]>`select name, hash from schema_migrations`).map((row) => [
-        row.name,
-        row.hash,
-      ]),
-    );
-    const unknown = [...applied.keys()].filter((name) => !files.includes(name));
-    if (unknown.length > 0)
-      throw new Error(
-        `The database is newer than this release (it has ${unknown.join(", ")}); deploy the newer release.`,
-      );
-    const done: string[] = [];
-    for (const name of files) {
-      const body = readFileSync(join(FOLDER, name), "utf8");
-      const hash = createHash("sha256").update(body).digest("hex");
-      if (applied.has(name)) {
-        if (applied.get(name) !== hash)
-          throw new Error(`Migration ${name} was changed after it was applied; write a new one instead.`);
-        continue;
-      }
-      await applyOne(connection, name, hash, body);
-      done.push(name);
-    }
+    await connection`alter table schema_migrations add column if not exists breaking boolean not null default false`;
+    const { pending } = await planMigrations(connection);
+    for (const migration of pending) await applyOne(connection, migration);
     await limitTransactions(connection);
-    return done;
+    return pending.map(({ name }) => name);
   } finally {
     for (const undo of [
       connection`select pg_advisory_unlock(${LOCK})`,
@@ -63,12 +57,44 @@ export async function migrate(sql: Sql): Promise<string[]> {
   }
 }
 
-async function applyOne(connection: Queryable, name: string, hash: string, body: string): Promise<void> {
+/**
+ * Which migrations are to be applied; only reads. Throws when one that was applied has been changed since, or when the
+ * database has one that this code does not know and that says of itself that older code can't live with it.
+ */
+export async function planMigrations(sql: Queryable): Promise<MigrationPlan> {
+  const known = readMigrations();
+  const [table] = await sql<{ exists: boolean }[]>`select to_regclass('schema_migrations') is not null as exists`;
+  // As JSON: a database of before has no column `breaking`.
+  const rows = table?.exists
+    ? await sql<{ name: string; hash: string; breaking: boolean }[]>`
+        select name, hash, coalesce((to_jsonb(m) ->> 'breaking')::boolean, false) as breaking
+        from schema_migrations m order by name`
+    : [];
+  const unknown = rows.filter((row) => !known.some(({ name }) => name === row.name));
+  const breaking = unknown.filter((row) => row.breaking).map(({ name }) => name);
+  if (breaking.length > 0)
+    throw new Error(
+      `The database is newer than this release, which can't run on it (${breaking.join(", ")}); deploy the newer release.`,
+    );
+  const applied = new Map(rows.map((row) => [row.name, row.hash]));
+  const changed = known.find(({ name, hash }) => applied.has(name) && applied.get(name) !== hash);
+  if (changed) throw new Error(`Migration ${changed.name} was changed after it was applied; write a new one instead.`);
+  return { pending: known.filter(({ name }) => !applied.has(name)), newer: unknown.map(({ name }) => name) };
+}
+
+function readMigrations(): Migration[] {
+  const names = readdirSync(FOLDER).filter((name) => /^\d{4}_.+\.sql$/.test(name));
+  return names.sort().map((name) => {
+    const body = readFileSync(join(FOLDER, name), "utf8");
+    return { name, body, hash: createHash("sha256").update(body).digest("hex"), breaking: BREAKING.test(body) };
+  });
+}
+
+async function applyOne(connection: Queryable, { name, hash, breaking, body }: Migration): Promise<void> {
+  const record = `insert into schema_migrations (name, hash, breaking) values ('${name}', '${hash}', ${breaking})`;
   try {
     // One simple query: a migration may hold many statements, and its number goes in first.
-    await connection
-      .unsafe(`begin; insert into schema_migrations (name, hash) values ('${name}', '${hash}'); ${body}; commit;`)
-      .simple();
+    await connection.unsafe(`begin; ${record}; ${body}; commit;`).simple();
   } catch (error) {
     await connection.unsafe("rollback").simple();
     throw error;
