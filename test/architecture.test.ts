@@ -22,6 +22,7 @@ const MAY_READ_ENVIRONMENT = [
   "main.ts",
   "jobs/admin.ts",
   "jobs/alarm.ts",
+  "jobs/doctor.ts",
   "jobs/migrate.ts",
   "jobs/parkAgents.ts",
   "jobs/runTimer.ts",
@@ -29,6 +30,7 @@ const MAY_READ_ENVIRONMENT = [
 ];
 const MAY_TOUCH_FILES = [
   "clients/commonPasswords.ts",
+  "clients/host.ts",
   "clients/mailFolder.ts",
   "clients/mailTemplates.ts",
   "clients/workspaceFiles.ts",
