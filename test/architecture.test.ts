@@ -22,6 +22,7 @@ const MAY_READ_ENVIRONMENT = [
   "jobs/admin.ts",
   "jobs/alarm.ts",
   "jobs/parkAgents.ts",
+  "jobs/prepareDatabase.ts",
   "jobs/runTimer.ts",
   "jobs/verify.ts",
 ];
