@@ -25,6 +25,7 @@ const MAY_READ_ENVIRONMENT = [
   "jobs/doctor.ts",
   "jobs/migrate.ts",
   "jobs/parkAgents.ts",
+  "jobs/prepareDatabase.ts",
   "jobs/runTimer.ts",
   "jobs/verify.ts",
 ];
