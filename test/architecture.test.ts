@@ -19,16 +19,26 @@ const LEVELS = [
 ];
 const MAY_READ_ENVIRONMENT = [
   "main.ts",
+  // Hands it on, whole, to the programs it runs.
+  "clients/programs.ts",
   "jobs/admin.ts",
   "jobs/alarm.ts",
+  "jobs/finishRestore.ts",
   "jobs/parkAgents.ts",
   "jobs/runTimer.ts",
   "jobs/verify.ts",
 ];
 const MAY_TOUCH_FILES = [
+  "clients/archives.ts",
+  "clients/backupFolder.ts",
   "clients/commonPasswords.ts",
+  "clients/gatewayCopy.ts",
   "clients/mailFolder.ts",
   "clients/mailTemplates.ts",
+  "clients/ownFiles.ts",
+  "clients/postgresTools.ts",
+  "clients/programs.ts",
+  "clients/sqliteCopies.ts",
   "clients/workspaceFiles.ts",
   "clients/workspaces.ts",
   "clients/workspaceSize.ts",
