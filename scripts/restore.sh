@@ -101,8 +101,8 @@ pg_program() {
   done
 }
 run_pg() {
-  local program
-  program=$(pg_program "$1" "$2")
+  local program=''
+  [ -n "${BACKUP_POSTGRES_CONTAINER-}" ] || program=$(pg_program "$1" "$2")
   local name=$1
   shift 2
   if [ -n "$program" ]; then "$program" "$@"; return; fi
@@ -146,6 +146,7 @@ newest_before() {
 }
 # "time-id of the snapshot" for each one, newest first.
 restic_backups() {
+  # shellcheck disable=SC2016 # it is a program
   restic snapshots --quiet --json --tag reef |
     "$root/scripts/bun" -e 'for (const s of (await Bun.stdin.json()).sort((a, b) => (a.time < b.time ? 1 : -1)))
       console.log(`${s.time.replace(/[-:]|\.\d+/g, "")}-${s.short_id}`)'
@@ -338,7 +339,7 @@ case $mode in
 esac
 mkdir -p "$BACKUP_DIR"
 exec 9>"$BACKUP_DIR/.restore.lock"
-flock -n 9 || die "a restore is at work already"
+flock -w 10 9 || die "a restore is at work already"
 choose
 mkdir -p "$BACKUP_DIR/in-use"
 mark="$BACKUP_DIR/in-use/$(basename "$from").$$"

@@ -156,7 +156,7 @@ export const environmentSchema = z.object({
   ).default([]),
   BACKUP_SECRETS_DIR: text("Folder of the env files; they are in a backup as secrets.tar.age").default("/etc/reef"),
   BACKUP_POSTGRES_CONTAINER: text(
-    "Docker container of Postgres, where pg_dump of its version is not installed here; without it the one that publishes the port",
+    "Docker container of Postgres, whose own pg_dump and pg_restore are taken; without it those installed here, else the container that publishes the port",
   ).optional(),
   RESTIC_REPOSITORY: text(
     "Second place of the backups, as restic names it, e.g. s3:https://s3.example.com/reef",

@@ -9,30 +9,39 @@ import { readWorkspace } from "./workspaceFiles.ts";
 const LEFT_OUT = /(^state\/(tmp|media|logs|cache)$)|(-(wal|shm|journal)$)|(\.lock(\.sqlite)?$)/;
 const SQLITE = /\.sqlite$/;
 
+export interface GatewayCopy {
+  /** Each agent's workspace, as `hashWorkspace` has it. */
+  workspaces: Record<string, string>;
+  /** Paths of databases that can't be read. */
+  damaged: string[];
+}
+
 /**
  * Copies a gateway's folder while the gateway runs: every workspace to `to/workspaces`, and what it keeps of its agents
- * to `to/state` and `to/parked`, databases whole. Whoever is erased meanwhile is left out. Returns each workspace's hash.
+ * to `to/state` and `to/parked`, databases whole. Whoever is erased meanwhile is left out. A database that SQLite can't
+ * read is copied as it is: one person's damage must not keep everybody else from having a backup.
  */
-export async function copyGateway(dir: string, to: string, signal: AbortSignal): Promise<Record<string, string>> {
+export async function copyGateway(dir: string, to: string, signal: AbortSignal): Promise<GatewayCopy> {
   const root = await realpath(dir);
   const target = await realpath(to);
-  const hashes: Record<string, string> = {};
+  const workspaces: Record<string, string> = {};
+  const damaged: string[] = [];
   for (const agentId of await listFolders(join(root, "workspaces"))) {
     signal.throwIfAborted();
     // Drafts have a dot in their names.
     if (!agentId.includes("."))
-      hashes[agentId] = await copyWorkspace(join(root, "workspaces", agentId), join(target, "workspaces", agentId));
+      workspaces[agentId] = await copyWorkspace(join(root, "workspaces", agentId), join(target, "workspaces", agentId));
   }
   const copies = createSqliteCopies();
   try {
     for (const name of ["state", "parked"]) {
       await mkdir(join(target, name), { recursive: true, mode: 0o700 });
-      await copyTree({ root, target, copies, signal }, name);
+      await copyTree({ root, target, copies, signal, damaged }, name);
     }
   } finally {
     copies.close();
   }
-  return hashes;
+  return { workspaces, damaged };
 }
 
 /** A workspace's content as one hash: of its files' names and bytes, whatever their order and times. */
@@ -64,6 +73,7 @@ interface Tree {
   target: string;
   copies: SqliteCopies;
   signal: AbortSignal;
+  damaged: string[];
 }
 
 async function copyTree(tree: Tree, folder: string): Promise<void> {
@@ -75,10 +85,17 @@ async function copyTree(tree: Tree, folder: string): Promise<void> {
     if (entry.isDirectory()) {
       await mkdir(join(tree.target, name), { recursive: true, mode: 0o700 });
       await copyTree(tree, name);
-    } else if (entry.isFile() && SQLITE.test(name))
-      await tree.copies.copy(join(tree.root, name), join(tree.target, name));
-    else if (entry.isFile()) await copyFile(join(tree.root, name), join(tree.target, name));
+    } else if (entry.isFile()) await copyOne(tree, name);
   }
+}
+
+async function copyOne({ root, target, copies, damaged }: Tree, name: string): Promise<void> {
+  const [from, to] = [join(root, name), join(target, name)];
+  if (SQLITE.test(name)) {
+    if ((await copies.copy(from, to)) !== "damaged") return;
+    damaged.push(name);
+  }
+  await copyFile(from, to);
 }
 
 /** Its owner may put a link in the place of the file, or of a folder on the way: then it is not what we wanted. */

@@ -19,63 +19,64 @@ export function connectionEnv(databaseUrl: string): Record<string, string> {
 }
 
 /**
- * Writes the database as `snapshot` sees it to `output`, in pg_dump's custom format. Takes the pg_dump of the server's
- * own major, installed here or, through docker, in the server's container. Rejects with a sentence when there is none.
+ * Writes the database as `snapshot` sees it to `output`, in pg_dump's custom format. Takes a pg_dump of the server's own
+ * major, installed here or, through docker, in the server's container. Returns a warning, or null. Rejects with a sentence
+ * when there is none. `version`: the server's, as `server_version_num` (150020 for 15.20).
  */
 export async function dumpDatabase(
   config: PostgresConfig,
-  input: { snapshot: string; major: number; output: string; signal: AbortSignal },
-): Promise<void> {
+  input: { snapshot: string; version: number; output: string; signal: AbortSignal },
+): Promise<string | null> {
+  const { version, output, signal } = input;
+  const major = Math.floor(version / 10_000);
   const args = ["--format=custom", "--no-password", `--snapshot=${input.snapshot}`];
   const env = connectionEnv(config.DATABASE_URL);
-  const rest = { env, output: input.output, signal: input.signal };
-  const program = await findInstalled("pg_dump", input.major);
-  if (program !== null) return void (await runProgram({ program, args, ...rest }));
-  const container = await findContainer(config, env["PGPORT"] ?? "5432");
-  if (container === null)
+  const port = env["PGPORT"] ?? "5432";
+  const named = config.BACKUP_POSTGRES_CONTAINER;
+  const installed = named === undefined ? await findInstalled("pg_dump", major) : null;
+  // One that is older than its server may write what no other server reads (15.18 of a 15.20).
+  const old = installed !== null && installed.version < version;
+  const container = installed !== null && !old ? null : (named ?? (await findContainer(port)));
+  if (container !== null) await runProgram({ ...inContainer(container, "pg_dump", args), env, output, signal });
+  else if (installed !== null) await runProgram({ program: installed.program, args, env, output, signal });
+  else
     throw new Error(
-      `no pg_dump ${input.major} here, and no container that publishes port ${env["PGPORT"] ?? "5432"}: install postgresql-client-${input.major}, or set BACKUP_POSTGRES_CONTAINER`,
+      `no pg_dump ${major} here, and no container that publishes port ${port}: install postgresql-client-${major}, or set BACKUP_POSTGRES_CONTAINER`,
     );
-  await runProgram({ ...inContainer(container, "pg_dump", args), ...rest });
+  return old && container === null ? `pg_dump is older than the server: update postgresql-client-${major}` : null;
 }
 
 /** Loads a dump into an empty database. Rejects when anything in it can't be loaded. */
-export async function loadDatabase(databaseUrl: string, dump: string, signal?: AbortSignal): Promise<void> {
-  const args = ["--exit-on-error", "--no-owner", "--no-privileges", "--no-password"];
+export async function loadDatabase(databaseUrl: string, dump: string): Promise<void> {
   const env = connectionEnv(databaseUrl);
-  const major = await newestOf("pg_restore");
-  if (major === null) throw new Error("no pg_restore here: install postgresql-client");
-  await runProgram({
-    program: major,
-    args: [...args, `--dbname=${env["PGDATABASE"]}`, dump],
-    env,
-    ...(signal ? { signal } : {}),
-  });
+  const args = ["--exit-on-error", "--no-owner", "--no-privileges", "--no-password", `--dbname=${env["PGDATABASE"]}`];
+  const found = await findInstalled("pg_restore");
+  if (found === null) throw new Error("no pg_restore here: install postgresql-client");
+  await runProgram({ program: found.program, args: [...args, dump], env });
 }
 
-async function findInstalled(name: string, major: number): Promise<string | null> {
-  for (const program of [`/usr/lib/postgresql/${major}/bin/${name}`, name])
-    if ((await majorOf(program)) === major) return program;
-  return null;
-}
+const MAJORS = Array.from({ length: 12 }, (_, n) => 14 + n);
 
-/** pg_restore reads the dumps of its own major and of older ones. */
-async function newestOf(name: string): Promise<string | null> {
-  for (let major = 30; major >= 14; major -= 1) {
-    const program = `/usr/lib/postgresql/${major}/bin/${name}`;
-    if (existsSync(program)) return program;
+/** The newest of this major, or of all: pg_restore reads the dumps of its own major and of older ones. */
+async function findInstalled(name: string, major?: number): Promise<{ program: string; version: number } | null> {
+  const folders = (major === undefined ? MAJORS : [major]).map((n) => `/usr/lib/postgresql/${n}/bin/${name}`);
+  let best: { program: string; version: number } | null = null;
+  for (const program of [...folders.filter((path) => existsSync(path)), name]) {
+    const version = await versionOf(program);
+    if (major !== undefined && Math.floor(version / 10_000) !== major) continue;
+    if (version > (best?.version ?? 0)) best = { program, version };
   }
-  return (await majorOf(name)) === null ? null : name;
+  return best;
 }
 
-async function majorOf(program: string): Promise<number | null> {
+/** As `server_version_num`; 0: it does not run. */
+async function versionOf(program: string): Promise<number> {
   const said = await runProgram({ program, args: ["--version"] }).catch(() => "");
-  const major = /\(PostgreSQL\) (\d+)/.exec(said)?.[1];
-  return major === undefined ? null : Number(major);
+  const [, major, minor] = /\(PostgreSQL\) (\d+)(?:\.(\d+))?/.exec(said) ?? [];
+  return major === undefined ? 0 : Number(major) * 10_000 + Number(minor ?? 0);
 }
 
-async function findContainer(config: PostgresConfig, port: string): Promise<string | null> {
-  if (config.BACKUP_POSTGRES_CONTAINER) return config.BACKUP_POSTGRES_CONTAINER;
+async function findContainer(port: string): Promise<string | null> {
   const args = ["ps", "--filter", `publish=${port}`, "--format", "{{.Names}}"];
   const names = await runProgram({ program: "docker", args }).catch(() => "");
   return names.trim().split("\n")[0] || null;

@@ -7,8 +7,8 @@ const PAUSE_MS = 250;
 
 /** Copies SQLite databases that others write to at the same time. */
 export interface SqliteCopies {
-  /** False when there is none any more. Rejects when it can't be copied; busy ones are tried for some time. Paths without links. */
-  copy(from: string, to: string): Promise<boolean>;
+  /** "damaged": SQLite can't read it. Rejects when it can't be copied; a busy one is tried for some time. Paths without links. */
+  copy(from: string, to: string): Promise<"copied" | "gone" | "damaged">;
   close(): void;
 }
 
@@ -26,10 +26,11 @@ export function createSqliteCopies(): SqliteCopies {
         const fault = await ask({ from, to });
         if (fault === "") {
           await chmod(to, 0o600);
-          return true;
+          return "copied";
         }
         await rm(to, { force: true });
-        if (!(await exists(from))) return false;
+        if (!(await exists(from))) return "gone";
+        if (/^SQLITE_(CORRUPT|NOTADB)/.test(fault)) return "damaged";
         if (fault.startsWith("SQLITE_FULL")) throw Object.assign(new Error("the disk is full"), { code: "ENOSPC" });
         const passes = fault.startsWith("SQLITE_BUSY") || fault.startsWith("SQLITE_LOCKED");
         if (!passes || tries === TRIES) throw new Error(`a database of the gateway could not be copied (${fault})`);

@@ -4,8 +4,8 @@ import { setTransactionLimit } from "./timeouts.ts";
 /** What the rows were at one moment: `id` lets other sessions (pg_dump) see the very same. */
 export interface Snapshot {
   id: string;
-  /** Major version of the server. */
-  major: number;
+  /** The server's, as `server_version_num`: 150020 for 15.20. */
+  version: number;
   /** Name of the newest migration. */
   schema: string;
   /** Rows by table. */
@@ -22,7 +22,7 @@ export async function withSnapshot<T>(sql: Sql, use: (snapshot: Snapshot) => Pro
       select pg_export_snapshot() as id, current_setting('server_version_num') as version,
         (select max(name) from schema_migrations) as schema`;
     const { id, version, schema } = about!;
-    return use({ id, schema, major: Math.floor(Number(version) / 10_000), rows: await countRows(tx) });
+    return use({ id, schema, version: Number(version), rows: await countRows(tx) });
   });
   return outcome as T;
 }

@@ -7,7 +7,7 @@ import { dumpDatabase } from "../clients/postgresTools.ts";
 import { createRestic } from "../clients/restic.ts";
 import { makeFolder, writeText } from "../clients/ownFiles.ts";
 import type { HeldLock } from "../db/locks.ts";
-import { withSnapshot, type Snapshot } from "../db/snapshot.ts";
+import { withSnapshot } from "../db/snapshot.ts";
 import type { Deps } from "../deps.ts";
 import { newId } from "../lib/ids.ts";
 import { chooseDoomed } from "../lib/retention.ts";
@@ -31,6 +31,7 @@ export const manifestSchema = z.object({
   release: z.string(),
   /** The newest migration in it. */
   schema: z.string(),
+  /** The server's version, 150020 for 15.20. */
   postgres: z.number(),
   /** Rows by table, in the very snapshot of database.dump. */
   rows: z.record(z.string(), z.number()),
@@ -39,9 +40,13 @@ export const manifestSchema = z.object({
       id: z.string(),
       /** Hash of each agent's workspace (clients/gatewayCopy.ts). */
       workspaces: z.record(z.string(), z.string()),
+      /** Databases of agents that SQLite could not read; copied as they are. */
+      damaged: z.array(z.string()),
     }),
   ),
   secrets: z.string(),
+  /** What an operator should know of it. */
+  warnings: z.array(z.string()),
   files: z.array(z.object({ path: z.string(), bytes: z.number(), sha256: z.string() })),
 });
 export type Manifest = z.infer<typeof manifestSchema>;
@@ -57,10 +62,16 @@ export async function makeBackup(deps: BackupDeps, lock: HeldLock): Promise<JobR
   await lock.requireHeld();
   await removeOld(folder);
   const bytes = manifest.files.reduce((sum, file) => sum + file.bytes, 0);
-  const secrets = manifest.secrets === "encrypted";
-  const details = { name, bytes, local: true, secrets, second: restic ? "ok" : "none" };
+  const details = {
+    name,
+    bytes,
+    local: true,
+    secrets: manifest.secrets === "encrypted",
+    warnings: manifest.warnings.length,
+    second: restic ? "ok" : "none",
+  };
   const seconds = () => Math.round((clock.now() - began.getTime()) / 1000);
-  const said = `${name}, ${Math.ceil(bytes / 1e6)} MB${secrets ? "" : `, without secrets (${manifest.secrets})`}`;
+  const said = [`${name}, ${Math.ceil(bytes / 1e6)} MB`, ...manifest.warnings].join(", ");
   try {
     await restic?.send({ paths: [folder.pathOf(name), folder.erasedFile], at: began, signal: lock.signal });
     await restic?.forget(lock.signal);
@@ -97,13 +108,13 @@ async function makeLocal(deps: BackupDeps, making: Making): Promise<Manifest> {
 
 async function fill(deps: BackupDeps, { folder, name, began, signal }: Making, half: string): Promise<Manifest> {
   const { config, sql } = deps;
-  const { major, schema, rows } = await withSnapshot(sql, async (snapshot) => {
-    await dumpDatabase(config, { ...numbersOf(snapshot), output: join(half, "database.dump"), signal });
-    return snapshot;
+  const { version, schema, rows, warning } = await withSnapshot(sql, async (snapshot) => {
+    const input = { snapshot: snapshot.id, version: snapshot.version, output: join(half, "database.dump"), signal };
+    return { ...snapshot, warning: await dumpDatabase(config, input) };
   });
   const gateway = join(half, "gateways", config.GATEWAY_ID);
   await makeFolder(gateway);
-  const workspaces = await copyGateway(config.OPENCLAW_GATEWAY_DIR, gateway, signal);
+  const copied = await copyGateway(config.OPENCLAW_GATEWAY_DIR, gateway, signal);
   await packFolders(gateway, ["workspaces"], join(gateway, "workspaces.tar"), signal);
   await packFolders(gateway, ["state", "parked"], join(gateway, "state.tar"), signal);
   const secrets = await encryptSecrets(config, half, signal);
@@ -116,15 +127,18 @@ async function fill(deps: BackupDeps, { folder, name, began, signal }: Making, h
     finishedAt: new Date(deps.clock.now()).toISOString(),
     release: releaseName(),
     schema,
-    postgres: major,
+    postgres: version,
     rows,
-    gateways: [{ id: config.GATEWAY_ID, workspaces }],
+    gateways: [{ id: config.GATEWAY_ID, ...copied }],
     secrets,
+    warnings: [warning, noneOf(copied.damaged), secrets === "encrypted" ? null : `without secrets (${secrets})`].filter(
+      (one) => one !== null,
+    ),
     files: await sumFiles(half),
   };
 }
 
-const numbersOf = ({ id, major }: Snapshot) => ({ snapshot: id, major });
+const noneOf = ({ length }: string[]) => (length === 0 ? null : `${length} agents' databases are damaged`);
 
 /** "encrypted", or why there are none. */
 async function encryptSecrets(config: Deps["config"], half: string, signal: AbortSignal): Promise<string> {
