@@ -162,6 +162,10 @@ export const environmentSchema = z.object({
   BACKUP_AGE_RECIPIENTS: list(
     "Public age keys (age1…) that secrets in a backup are encrypted for; their private half is kept elsewhere",
   ).default([]),
+  BACKUP_SECRETS_DIR: text("Folder of the env files; they are in a backup as secrets.tar.age").default("/etc/reef"),
+  BACKUP_POSTGRES_CONTAINER: text(
+    "Docker container of Postgres, whose own pg_dump and pg_restore are taken; without it those installed here, else the container that publishes the port",
+  ).optional(),
   RESTIC_REPOSITORY: text(
     "Second place of the backups, as restic names it, e.g. s3:https://s3.example.com/reef",
   ).optional(),
