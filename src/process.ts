@@ -11,6 +11,7 @@ import { startLoop } from "./lib/loop.ts";
 import { sleep, withDeadline } from "./lib/retry.ts";
 import { createChatSockets, type ChatSockets } from "./routes/chat.ts";
 import { createServer, type HttpServer } from "./server.ts";
+import { startCanaryWatch } from "./services/canary.ts";
 import { ChatHub } from "./services/chatHub.ts";
 import { startMailSender } from "./services/mailSender.ts";
 import { startDeletions } from "./services/deletion.ts";
@@ -90,6 +91,7 @@ function startParts(deps: Deps) {
     engine: new TurnEngine(deps, hub),
     reconciler: startReconciler(deps),
     monitor: startMonitor(deps),
+    canary: startCanaryWatch(deps),
     mails: startMailSender(deps),
     deletions: startDeletions(deps),
     reservations: startUsageSweeper(deps),

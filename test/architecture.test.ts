@@ -26,6 +26,7 @@ const MAY_READ_ENVIRONMENT = [
   "jobs/verify.ts",
 ];
 const MAY_TOUCH_FILES = [
+  "clients/canaryFiles.ts",
   "clients/commonPasswords.ts",
   "clients/mailFolder.ts",
   "clients/mailTemplates.ts",

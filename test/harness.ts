@@ -67,6 +67,7 @@ export async function startTestReef(overrides: Record<string, string> = {}): Pro
   for (const name of ["state", "home", "workspaces"]) mkdirSync(join(dir, name));
   const config = {
     OPENAI_BASE_URL: "http://127.0.0.1:1/v1",
+    CANARY_MODEL_URL: "http://127.0.0.1:18799",
     PRICES: LIST_PRICES,
     GATEWAY_MAX_RUNS: 16,
     TURN_TOTAL_MS: 300_000,

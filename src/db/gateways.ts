@@ -7,10 +7,10 @@ export async function registerGateway(sql: Queryable, gateway: { id: string; wor
     on conflict (id) do update set working_set = excluded.working_set`;
 }
 
-/** Where a new assistant goes: the active gateway with the fewest. */
+/** Where a new assistant goes: the active gateway with the fewest, unless something is wrong with it (the canary). */
 export async function findPlacement(sql: Queryable): Promise<string | null> {
   const [row] = await sql<{ id: string }[]>`
-    select g.id from gateways g where g.status = 'active'
+    select g.id from gateways g where g.status = 'active' and g.placement_stopped_reason is null
     order by (select count(*) from assistants a where a.gateway_id = g.id and a.status <> 'deleted'), g.id limit 1`;
   return row?.id ?? null;
 }
