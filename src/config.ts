@@ -186,6 +186,15 @@ export const environmentSchema = z.object({
   GATEWAY_RESTART_DIR: text(
     "Where the health check leaves a file named like the gateway to have it restarted (reef-restart-gateway@.path)",
   ).optional(),
+  CANARY_MODEL_URL: url(
+    "Where the isolation canary serves its scripted model while it runs, as the gateway reaches it: an address of the machine that the job runs on, with a port",
+    /^http$/,
+  ).default("http://127.0.0.1:18799"),
+  CANARY_MAX_AGE_MS: integer(
+    "A gateway whose isolation was not proved for this long gets no new assistants",
+    60_000,
+    2_592_000_000,
+  ).default(21_600_000),
   OTEL_EXPORTER_OTLP_ENDPOINT: url(
     "Collector of traces (OTLP over HTTP), e.g. http://127.0.0.1:4318",
     /^https?$/,
@@ -213,6 +222,7 @@ export class ConfigError extends Error {
 const gatewayEnvironment = environmentSchema.pick({
   OPENCLAW_GATEWAY_DIR: true,
   OPENAI_BASE_URL: true,
+  CANARY_MODEL_URL: true,
   PRICES: true,
   GATEWAY_MAX_RUNS: true,
   TURN_TOTAL_MS: true,

@@ -12,6 +12,7 @@ import { sleep, withDeadline } from "./lib/retry.ts";
 import { createChatSockets, type ChatSockets } from "./routes/chat.ts";
 import { createServer, type HttpServer } from "./server.ts";
 import { startAbandonedTurns } from "./services/abandonedTurns.ts";
+import { startCanaryWatch } from "./services/canary.ts";
 import { ChatHub } from "./services/chatHub.ts";
 import { startMailSender } from "./services/mailSender.ts";
 import { startDeletions } from "./services/deletion.ts";
@@ -106,6 +107,7 @@ function startParts(deps: Deps) {
     gatewayBeat: startGatewayBeat(deps),
     abandonedTurns: startAbandonedTurns(deps, hub),
     monitor: startMonitor(deps),
+    canary: startCanaryWatch(deps),
     mails: startMailSender(deps),
     deletions: startDeletions(deps),
     reservations: startUsageSweeper(deps),

@@ -35,6 +35,7 @@ const MAY_READ_ENVIRONMENT = [
 const MAY_TOUCH_FILES = [
   "clients/archives.ts",
   "clients/backupFolder.ts",
+  "clients/canaryFiles.ts",
   "clients/commonPasswords.ts",
   "clients/gatewayCopy.ts",
   "clients/host.ts",

@@ -85,6 +85,7 @@ export async function startTestGateway(): Promise<{ dir: string; gateway: FakeGa
   for (const name of ["state", "home", "workspaces"]) mkdirSync(join(dir, name));
   const config = {
     OPENAI_BASE_URL: "http://127.0.0.1:1/v1",
+    CANARY_MODEL_URL: "http://127.0.0.1:18799",
     PRICES: LIST_PRICES,
     GATEWAY_MAX_RUNS: 16,
     TURN_TOTAL_MS: 300_000,

@@ -2,6 +2,7 @@ import { access, mkdir, open, readdir, readFile, rename, rm, writeFile } from "n
 import { join } from "node:path";
 import { newId } from "../lib/ids.ts";
 import type { Log } from "../lib/log.ts";
+import { createCanaryFiles } from "./canaryFiles.ts";
 import { readWorkspace, type WorkspaceFile } from "./workspaceFiles.ts";
 import { holdSize, isPlainFile } from "./workspaceSize.ts";
 
@@ -49,6 +50,7 @@ export function createWorkspaces(dir: string, log: Log) {
   const parkedOf = (agentId: string) => join(dir, "parked", checkId(agentId));
 
   return {
+    ...createCanaryFiles(dir),
     workspaceOf,
     logFile,
 

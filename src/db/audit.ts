@@ -34,6 +34,8 @@ export const AUDIT_ACTIONS = [
   "billing.prices_synced",
   "gateway.drained",
   "gateway.activated",
+  "gateway.placement_stopped",
+  "gateway.placement_allowed",
 ] as const;
 export type AuditAction = (typeof AUDIT_ACTIONS)[number];
 

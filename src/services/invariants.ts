@@ -1,10 +1,10 @@
+import { isCanaryAwake } from "../db/canary.ts";
 import * as rows from "../db/invariants.ts";
 import type { Queryable } from "../db/connect.ts";
 import type { Config } from "../config.ts";
 import type { Deps } from "../deps.ts";
 import { sleep, withDeadline } from "../lib/retry.ts";
-import { PLACEHOLDER_AGENT } from "./gatewayConfig.ts";
-import { renderGatewayConfig } from "./gatewayConfig.ts";
+import { CANARY_AGENTS, PLACEHOLDER_AGENT, renderGatewayConfig } from "./gatewayConfig.ts";
 import { RESYNC_MS } from "./reconciler.ts";
 
 type InvariantDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config">;
@@ -104,7 +104,9 @@ async function checkConfigValid(deps: InvariantDeps): Promise<rows.Tally> {
 /** While the gateway is down its file belongs to the step before its start, so there is nothing to compare. */
 async function checkConfigCurrent(deps: InvariantDeps): Promise<rows.Tally> {
   await requireGateway(deps);
-  const wanted = renderGatewayConfig(deps, await rows.listConfigured(deps.sql, deps.config.GATEWAY_ID));
+  const id = deps.config.GATEWAY_ID;
+  const canary = (await isCanaryAwake(deps.sql, id)) ? CANARY_AGENTS : [];
+  const wanted = renderGatewayConfig(deps, [...(await rows.listConfigured(deps.sql, id)), ...canary]);
   return tallyOne("openclaw.json", (await deps.workspaces.readConfig()) === wanted);
 }
 
@@ -113,7 +115,8 @@ async function checkConfigured(deps: InvariantDeps, timeoutMs: number): Promise<
   await requireGateway(deps);
   const listed = await deps.gateway.listAgents();
   const found = new Set([...listed, ...(readAgents(await deps.workspaces.readConfig()) ?? [])]);
-  found.delete(PLACEHOLDER_AGENT);
+  const canary = (await isCanaryAwake(deps.sql, deps.config.GATEWAY_ID)) ? CANARY_AGENTS : [];
+  for (const id of [PLACEHOLDER_AGENT, ...canary.map(({ agentId }) => agentId)]) found.delete(id);
   return rows.readSnapshot(deps.sql, timeoutMs, (sql) =>
     rows.checkConfigured(sql, { gatewayId: deps.config.GATEWAY_ID, agentIds: [...found] }),
   );

@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import { FilesAwayError } from "../clients/remoteWorkspaces.ts";
+import { isCanaryAwake } from "../db/canary.ts";
 import { findWrittenConfig, recordGateway, recordWrittenConfig } from "../db/gateways.ts";
 import { withAdvisoryLock } from "../db/locks.ts";
 import { decideWorkingSet, markAwake, markFailed, type Placed } from "../db/workingSet.ts";
@@ -7,7 +8,7 @@ import type { Deps } from "../deps.ts";
 import { startLoop, type Loop } from "../lib/loop.ts";
 import { timed } from "../lib/metrics.ts";
 import { sleep } from "../lib/retry.ts";
-import { PLACEHOLDER_AGENT, renderGatewayConfig } from "./gatewayConfig.ts";
+import { CANARY_AGENTS, PLACEHOLDER_AGENT, renderGatewayConfig, type ConfiguredAgent } from "./gatewayConfig.ts";
 import { deleteAgent, eraseAgents, listDoomedAgents } from "./purge.ts";
 
 type ReconcilerDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "redis" | "metrics">;
@@ -67,7 +68,9 @@ async function reconcileOnce(deps: ReconcilerDeps, pass: Pass, wakes: Map<string
   noteWaking(wakes, placed);
   const prepared = await prepareAll(deps, placed);
   const doomed = await listDoomedAgents(deps, config.GATEWAY_WORKING_SET - prepared.length);
-  await apply(deps, [...prepared, ...doomed], pass);
+  // Beside the working set: they take nobody's place.
+  const stay = [...prepared, ...(await prepareCanary(deps))];
+  await apply(deps, [...stay, ...doomed], pass);
   await markAwake(deps.sql, prepared);
   for (const { id } of prepared) {
     const since = wakes.get(id);
@@ -81,7 +84,7 @@ async function reconcileOnce(deps: ReconcilerDeps, pass: Pass, wakes: Map<string
     await deleteAgent(deps, doomed.shift()!);
     // `agents.delete` has rewritten the file, which is no drift; ours, without the id, goes back over it.
     await recordWrittenConfig(deps.sql, config.GATEWAY_ID, hashOf((await deps.workspaces.readConfig()) ?? ""));
-    await apply(deps, [...prepared, ...doomed], pass);
+    await apply(deps, [...stay, ...doomed], pass);
   }
   await eraseAgents(deps);
   await deps.workspaces
@@ -116,6 +119,18 @@ async function prepareAll(deps: ReconcilerDeps, placed: Placed[]): Promise<Place
     }
   }
   return prepared;
+}
+
+async function prepareCanary({ sql, workspaces, config, log }: ReconcilerDeps): Promise<ConfiguredAgent[]> {
+  if (!(await isCanaryAwake(sql, config.GATEWAY_ID))) return [];
+  try {
+    for (const { agentId } of CANARY_AGENTS) await workspaces.prepare({ agentId, displayName: null });
+    return CANARY_AGENTS;
+  } catch (err) {
+    // The run will fail and say so; nobody else is to wait for it.
+    log.error({ err }, "the canary's workspaces could not be prepared");
+    return [];
+  }
 }
 
 /** Writes the configuration if it differs and waits until the gateway lives by it. Throws when it does not in time. */

@@ -18,6 +18,8 @@ export const GATEWAY_TOKEN = "planted-gateway-token-8b41e6";
 
 /** A whole Reef on a real gateway, a scripted model and a database of its own. One per test file. */
 export interface Stack {
+  /** The settings of this Reef, for a job beside it. */
+  env: Record<string, string>;
   /** The gateway's folder. */
   dir: string;
   /** Around it: what is in here, but not in `dir`, is the host's. */
