@@ -1,5 +1,6 @@
 import { createHash, timingSafeEqual } from "node:crypto";
 import { parseArgs } from "node:util";
+import type { z } from "zod";
 import { Hono, type Context, type MiddlewareHandler } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import { HTTPException } from "hono/http-exception";
@@ -8,7 +9,16 @@ import type { WorkspaceFile } from "./clients/workspaceFiles.ts";
 import { ConfigError, loadFilesConfig, type FilesConfig } from "./config.ts";
 import { createLog, type Log } from "./lib/log.ts";
 import { withDeadline } from "./lib/retry.ts";
-import { agentIdSchema, CONFIG_LIMIT_BYTES, FOLDER_HEADER, settingsSchema, tagOf } from "./protocol/gatewayFiles.ts";
+import {
+  agentIdSchema,
+  canaryPairSchema,
+  canaryPlantSchema,
+  canarySearchSchema,
+  CONFIG_LIMIT_BYTES,
+  FOLDER_HEADER,
+  settingsSchema,
+  tagOf,
+} from "./protocol/gatewayFiles.ts";
 
 const help = `Serves the folder of a gateway to Reef's API: runs beside the gateway, as the gateway's user.
 
@@ -20,6 +30,7 @@ hears may carry it: it speaks plain HTTP. GET /livez and /readyz need no token. 
 78 a setting is missing or wrong, 1 it could not listen.`;
 
 const SETTINGS_LIMIT_BYTES = 8 * 1024;
+const CANARY_LIMIT_BYTES = 256 * 1024;
 const DRAIN_MS = 8_000;
 /** A connection without traffic is closed after this; the client's pause between two turns is mostly shorter. */
 const IDLE_SECONDS = 120;
@@ -66,6 +77,7 @@ function createFilesApp(config: FilesConfig, workspaces: LocalWorkspaces, log: L
   app.use("/agents/:id/*", bodyLimit({ maxSize: SETTINGS_LIMIT_BYTES, onError: tooLarge }));
   addAgents(app, workspaces);
   addConfig(app, workspaces);
+  addCanary(app, workspaces);
   app.delete("/leftovers", async (c) => {
     await workspaces.clearLeftovers();
     return c.json({});
@@ -114,6 +126,21 @@ function addConfig(app: Hono<FilesEnv>, workspaces: LocalWorkspaces): void {
     await done;
     return c.json({});
   });
+}
+
+function addCanary(app: Hono<FilesEnv>, workspaces: LocalWorkspaces): void {
+  app.use("/canary/*", bodyLimit({ maxSize: CANARY_LIMIT_BYTES, onError: tooLarge }));
+  const act = <S extends z.ZodType>(name: string, schema: S, work: (input: z.output<S>) => Promise<object | void>) =>
+    app.post(`/canary/${name}`, async (c) => {
+      const body = schema.safeParse(await c.req.json().catch(() => null));
+      if (!body.success) return refuse(400, "validation_failed", "That is not what the canary asks for.");
+      return c.json((await work(body.data)) ?? {});
+    });
+  act("plant", canaryPlantSchema, (input) => workspaces.plantCanary(input));
+  act("link", canaryPairSchema, (pair) => workspaces.linkCanary(pair));
+  act("unlink", canaryPairSchema, (pair) => workspaces.removeCanaryLinks(pair));
+  act("search", canarySearchSchema, (input) => workspaces.searchCanary(input));
+  act("clear", canaryPairSchema, (pair) => workspaces.clearCanary(pair));
 }
 
 async function readSettings(c: Context<FilesEnv>): Promise<AgentSettings> {

@@ -21,6 +21,7 @@ export function createNoGateway(): { gateway: GatewayClient; workspaces: Workspa
       readHistory: noCall,
       listAgents: noCall,
       deleteAgent: noCall,
+      forgetConversation: noCall,
       readConfigStatus: noCall,
       close: () => undefined,
     },
@@ -35,6 +36,11 @@ export function createNoGateway(): { gateway: GatewayClient; workspaces: Workspa
       listAgents: noFolder,
       purge: noFolder,
       clearLeftovers: noFolder,
+      plantCanary: noFolder,
+      linkCanary: noFolder,
+      removeCanaryLinks: noFolder,
+      searchCanary: noFolder,
+      clearCanary: noFolder,
     },
   };
 }

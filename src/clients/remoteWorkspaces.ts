@@ -2,6 +2,8 @@ import type { z } from "zod";
 import { sleep, withDeadline } from "../lib/retry.ts";
 import {
   agentsSchema,
+  canaryFoundSchema,
+  canaryPlacesSchema,
   configTextSchema,
   doneSchema,
   failureSchema,
@@ -75,6 +77,13 @@ export function createRemoteWorkspaces(options: { url: string; token: string; di
       body: JSON.stringify({ display_name: displayName }),
       headers: { "Content-Type": "application/json" },
     });
+  const canary = <S extends z.ZodType>(schema: S, act: string, input: object) =>
+    call(schema, {
+      method: "POST",
+      path: `/canary/${act}`,
+      body: JSON.stringify(input),
+      headers: { "Content-Type": "application/json" },
+    });
   // What stood there when we looked or wrote last: a write is one over exactly that.
   let known: string | undefined;
   return {
@@ -95,6 +104,11 @@ export function createRemoteWorkspaces(options: { url: string; token: string; di
     listAgents: async () => (await call(agentsSchema, { method: "GET", path: "/agents" })).agents,
     purge: async (id) => void (await call(doneSchema, { method: "DELETE", path: agent(id) }, PURGE_MS)),
     clearLeftovers: async () => void (await call(doneSchema, { method: "DELETE", path: "/leftovers" }, PURGE_MS)),
+    plantCanary: (input) => canary(canaryPlacesSchema, "plant", input),
+    linkCanary: async (pair) => void (await canary(doneSchema, "link", pair)),
+    removeCanaryLinks: async (pair) => void (await canary(doneSchema, "unlink", pair)),
+    searchCanary: (input) => canary(canaryFoundSchema, "search", input),
+    clearCanary: async (pair) => void (await canary(doneSchema, "clear", pair)),
   };
 }
 

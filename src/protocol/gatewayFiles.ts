@@ -9,6 +9,7 @@ import { z } from "zod";
  *   GET    /agents                                  → {agents}
  *   GET    /config                                  → {text}, null when there is none
  *   PUT    /config                                  the text → {}; 412 when what stands there is not what `If-Match` names
+ *   POST   /canary/plant, link, unlink, search, clear   the isolation canary's files (clients/canaryFiles.ts) → its answer
  *   GET    /livez, /readyz                          no token: the process lives; the folder can be read
  * A failure is {error, code}: `code` is the file system's own (ENOSPC), or one word.
  */
@@ -26,6 +27,21 @@ export const fileLineSchema = z.union([
   z.object({ path: z.array(z.string()), left_out: z.string() }),
   z.object({ end: z.literal(true) }),
 ]);
+
+const pair = { attacker: agentIdSchema, neighbour: agentIdSchema };
+const secret = z.string().min(1).max(4000);
+export const canaryPairSchema = z.object(pair);
+export const canaryPlantSchema = z.object({ ...pair, hostSecret: secret, neighbourSecret: secret, own: secret });
+export const canarySearchSchema = z.object({ ...pair, stolen: z.array(secret).max(50), mark: secret });
+export const canaryPlacesSchema = z.object({
+  workspace: z.string(),
+  neighbour: z.string(),
+  hostFile: z.string(),
+  config: z.string(),
+  home: z.string(),
+  state: z.string(),
+});
+export const canaryFoundSchema = z.object({ stolen: z.array(z.number()), written: z.array(z.number()) });
 
 /** A configuration of 500 agents has some 100 KB. */
 export const CONFIG_LIMIT_BYTES = 4 * 1024 * 1024;

@@ -96,7 +96,7 @@ async function tryPlaces(stage: Stage, leaks: Set<string>, tool: "read" | "write
     return { probe: `${tool}:${place.id}`, tool, arguments: { path, ...more[tool] } };
   });
   const results = await useTools(stage, leaks, calls, () => deps.workspaces.linkCanary(pair));
-  await deps.workspaces.removeCanaryLinks(pair.attacker);
+  await deps.workspaces.removeCanaryLinks(pair);
   const missing = calls.find(({ probe }) => !results.has(probe));
   if (missing) throw new CanaryFailed(`the gateway did not answer ${missing.probe}`);
   const { written } = await deps.workspaces.searchCanary({ ...pair, stolen: [], mark });

@@ -31,6 +31,8 @@ type Last = z.infer<typeof lastSchema>;
 
 /** A part of the invariants that one process at a time checks on behalf of others. */
 interface Share {
+  /** Sets its keys in Redis and its alarms apart. */
+  suffix: string;
   slot: string;
   last: string;
   invariants: readonly Invariant[];
@@ -42,7 +44,8 @@ interface Share {
 function sharesOf(config: MonitorDeps["config"]): Share[] {
   const all = invariantsOf(config);
   const share = (name: string, invariants: readonly Invariant[]) => {
-    return { slot: `invariants:slot${name}`, last: `invariants:last${name}`, invariants, own: null, notBefore: 0 };
+    const keys = { suffix: name, slot: `invariants:slot${name}`, last: `invariants:last${name}` };
+    return { ...keys, invariants, own: null, notBefore: 0 };
   };
   return [
     share(
@@ -79,7 +82,7 @@ export function startMonitor(deps: MonitorDeps): { stop(): Promise<void> } {
     share.notBefore = Date.now() + restMs;
     await deps.redis.pexpire(slot, Math.ceil(restMs)).catch(() => 0);
     await deps.redis.set(last, JSON.stringify(share.own), "EX", LAST_SECONDS).catch(() => null);
-    await watchInvariants(deps, findings);
+    await watchInvariants(deps, findings, share.suffix);
   };
   const loop = startLoop({
     name: "monitor",

@@ -13,12 +13,12 @@ type WatchDeps = AlarmDeps & Pick<Deps, "metrics">;
  * too. None of these ever rejects: what can't be raised now is raised at the next look.
  */
 
-/** `invariant:<id>`: as long as one is violated. What could not be checked stays as it was. */
-export async function watchInvariants(deps: AlarmDeps, findings: readonly Finding[]): Promise<void> {
+/** `invariant:<id>` + `suffix`: as long as one is violated. What could not be checked stays as it was. */
+export async function watchInvariants(deps: AlarmDeps, findings: readonly Finding[], suffix = ""): Promise<void> {
   await quietly(deps, async () => {
     const open = new Set((await listOpenAlarms(deps.sql)).map(({ key }) => key));
     for (const { id, status, violations, total, sentence } of findings) {
-      const key = `invariant:${id}`;
+      const key = `invariant:${id}${suffix}`;
       const summary = `${violations} of ${total} rows break the rule: ${sentence}`;
       if (status === "violated") await raiseAlarm(deps, { key, severity: "critical", summary });
       else if (status === "ok" && open.has(key)) await endAlarm(deps, key);

@@ -37,6 +37,7 @@ beforeAll(async () => {
     PRICES: LIST_PRICES,
     GATEWAY_MAX_RUNS: 16,
     TURN_TOTAL_MS: 300_000,
+    CANARY_MODEL_URL: "http://127.0.0.1:1/v1",
   };
   await workspaces.writeConfig(renderGatewayConfig({ config, workspaces }, []));
 });

@@ -26,8 +26,6 @@ export interface Stack {
   folder: string;
   model: FakeOpenAi;
   sql: Sql;
-  /** The settings of Reef, for jobs. */
-  env: Record<string, string>;
   url(): string;
   stopReef(): Promise<void>;
   /** Starts Reef again, with other settings where given. */
