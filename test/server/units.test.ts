@@ -77,6 +77,7 @@ describe("jobs and timers", () => {
       expect(valueOf(service, "ExecStart")).toEndWith(` src/jobs/${jobOf(timer)}.ts`);
       expect(valueOf(service, "Type")).toBe("oneshot");
       expect(valueOf(service, "WantedBy")).toBe("");
+      expect(valueOf(service, "After")).toStartWith("reef-api@1.service reef-api@2.service");
       expect(limitOf(file) / 1000).toBeLessThan(secondsOf(valueOf(service, "TimeoutStartSec")));
     });
   }
