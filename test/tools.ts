@@ -30,6 +30,14 @@ const SPECS = {
     packages: ["prometheus", "promtool"],
     advice: "install prometheus",
   },
+  prometheus: {
+    title: "Prometheus",
+    names: ["prometheus"],
+    folder: "prometheus",
+    file: "usr/bin/prometheus",
+    packages: ["prometheus", "promtool"],
+    advice: "install prometheus",
+  },
   shellcheck: {
     title: "shellcheck",
     names: ["shellcheck"],
