@@ -23,6 +23,7 @@ const MAY_READ_ENVIRONMENT = [
   "jobs/alarm.ts",
   "jobs/migrate.ts",
   "jobs/parkAgents.ts",
+  "jobs/prepareDatabase.ts",
   "jobs/runTimer.ts",
   "jobs/verify.ts",
 ];

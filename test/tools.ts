@@ -55,6 +55,14 @@ const SPECS = {
     advice: "install restic",
     versionArgs: ["version"],
   },
+  debootstrap: {
+    title: "debootstrap",
+    names: ["debootstrap"],
+    folder: "debootstrap",
+    file: "usr/sbin/debootstrap",
+    packages: ["debootstrap", "debian-archive-keyring"],
+    advice: "install debootstrap",
+  },
 } satisfies Record<string, ProgramSpec>;
 
 /** Finds a program, or fetches it once. Rejects with a sentence that says what to install. */

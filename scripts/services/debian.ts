@@ -71,7 +71,8 @@ function findDownloaded(spec: ProgramSpec): Program | null {
   return null;
 }
 
-function writableCache(): string {
+/** The folder that outlives a run: made when it is missing, and writable. */
+export function writableCache(): string {
   for (const folder of cacheFolders()) {
     try {
       mkdirSync(folder, { recursive: true });
