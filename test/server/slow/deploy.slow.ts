@@ -65,7 +65,7 @@ test("killed when one process was replaced: --back returns to where it began; th
   expect(again.last).toBe("deploy: done: every process runs four");
   expectAll("four");
   const kept = readdirSync(join(town.root, "opt/reef/releases")).map((name) => name.split("-")[0]);
-  expect(kept.sort()).toEqual(["four", "three", "two"]);
+  expect(new Set(kept)).toEqual(new Set(["four", "three", "two"]));
 }, 120_000);
 
 test("from an archive and from git; two at once are one after the other", async () => {
