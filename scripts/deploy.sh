@@ -31,7 +31,6 @@ Deploys a release of Reef with no failed request, and returns to the one before 
   deploy.sh --back                returns to the release before (of a deploy that was killed: the one it began from)
   deploy.sh --status              which release is current, and what each process runs
 
-  --version NAME   name of the release; else made of package.json's version and what the source is
   --gateway        also upgrades OpenClaw to what the release names, and restarts the gateways: each first lets its answers
                    end, for up to 330 seconds, in which its assistants answer nobody new
   --keep N         releases that are kept (5)
@@ -103,83 +102,41 @@ has_other() {
 
 # ---- A release ----
 
-# Runs a command with its words in a file; a line every five seconds, and the last words if it fails.
-run_long() {
-  local what=$1 log=$2 pid seconds=0
-  shift 2
-  "$@" >"$log" 2>&1 &
-  pid=$!
-  while kill -0 "$pid" 2>/dev/null; do
-    sleep 0.2
-    seconds=$((seconds + 1))
-    [ $((seconds % 25)) -ne 0 ] || say "$what ($((seconds / 5)) s)"
-  done
-  wait "$pid" && return 0
-  tail -n 20 "$log" >&2
-  return 1
-}
-
-# The source of $1 in the empty folder $2; sets `name`, what it is called after the version.
-take_source() {
-  local source=$1 folder=$2 inner
+# The source of an archive or of git, in the empty folder $2.
+unpack_source() {
+  local source=$1 folder=$2 repository inner
   if [[ $source == *"#"* ]]; then
+    # git would take a relative path from the new folder.
+    repository=${source%#*}
+    [ ! -d "$repository" ] || repository=$(realpath "$repository")
     git init --quiet "$folder" &&
-      git -C "$folder" fetch --quiet --depth 1 -- "$(absolute "${source%#*}")" "${source##*#}" &&
-      git -C "$folder" -c advice.detachedHead=false checkout --quiet FETCH_HEAD || return 1
-    name=$(git -C "$folder" rev-parse --short=12 HEAD)
-    rm -rf "$folder/.git"
-  elif [ -d "$source" ]; then
-    tar -C "$source" --exclude=./node_modules --exclude=./.git --exclude=./.data --exclude=./.env -cf - . |
-      tar -C "$folder" --no-same-owner -xf - || return 1
-    name=$(date -u +%Y%m%d%H%M%S)
-  else
-    tar -C "$folder" --no-same-owner -xf "$source" || return 1
-    inner=$(find "$folder" -mindepth 1 -maxdepth 1)
-    # Packed with the folder around it.
-    if [ ! -e "$folder/package.json" ] && [ -d "$inner" ]; then
-      mv "$inner" "$folder.inner" && rmdir "$folder" && mv "$folder.inner" "$folder" || return 1
-    fi
-    name=$(sha256sum "$source" | cut -c 1-12)
-  fi
-  if [ ! -e "$folder/src/main.ts" ] || [ ! -e "$folder/package-lock.json" ]; then
-    echo "deploy: there is no Reef in $source" >&2
-    return 1
-  fi
-}
-
-# git would take a relative path from the new folder.
-absolute() { if [ -d "$1" ]; then realpath "$1"; else printf '%s\n' "$1"; fi; }
-
-install_locked() {
-  cd "$1" && npm ci --omit=dev --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
-}
-
-install_packages() {
-  install_locked "$1" &&
-    node node_modules/patch-package/index.js --patch-dir scripts/patches --error-on-fail
-}
-
-# Makes releases/<version> of $source and sets `target`. Half a release has another name, so a whole one is whole.
-prepare() {
-  local free name=""
-  mkdir -p "$RELEASES"
-  rm -rf "$RELEASES"/.new-*
-  free=$(df -Pm "$RELEASES" | awk 'NR == 2 { print $4 }')
-  [ "$free" -ge "$NEEDED_MB" ] || end 1 "$RELEASES has $free MB left, a release needs $NEEDED_MB: free some space. Nothing was changed."
-  half=$(mktemp -d "$RELEASES/.new-XXXXXX")
-  take_source "$source" "$half" || end 1 "the source could not be read from $source. Nothing was changed."
-  target=${version:-$(sed -n 's/^  "version": "\(.*\)",$/\1/p' "$half/package.json")-$name}
-  if [ -d "$RELEASES/$target" ]; then
-    say "$target is here already"
-    rm -rf "$half"
+      git -C "$folder" fetch --quiet --depth 1 -- "$repository" "${source##*#}" &&
+      git -C "$folder" -c advice.detachedHead=false checkout --quiet FETCH_HEAD
     return
   fi
-  say "$target: installing its packages"
-  run_long "still installing" "$half/install.log" install_packages "$half" ||
-    end 1 "the packages could not be installed; npm's last words are above. Nothing was changed."
-  rm -f "$half/install.log"
-  chmod -R u=rwX,go=rX "$half"
-  mv -T "$half" "$RELEASES/$target"
+  tar -C "$folder" --no-same-owner -xf "$source" || return 1
+  inner=$(find "$folder" -mindepth 1 -maxdepth 1)
+  # Packed with the folder around it.
+  if [ ! -e "$folder/package.json" ] && [ -d "$inner" ]; then
+    mv "$inner" "$folder.inner" && rmdir "$folder" && mv "$folder.inner" "$folder"
+  fi
+}
+
+# Makes releases/<version> of $source and sets `target`. It says by itself what it waits for.
+prepare() {
+  local free folder=$source
+  mkdir -p "$RELEASES"
+  rm -rf "$RELEASES"/.new-* "$RELEASES"/.source-*
+  free=$(df -Pm "$RELEASES" | awk 'NR == 2 { print $4 }')
+  [ "$free" -ge "$NEEDED_MB" ] || end 1 "$RELEASES has $free MB left, a release needs $NEEDED_MB: free some space. Nothing was changed."
+  if [ ! -d "$source" ]; then
+    unpacked=$(mktemp -d "$RELEASES/.source-XXXXXX")
+    folder=$unpacked
+    unpack_source "$source" "$folder" || end 1 "the source could not be read from $source. Nothing was changed."
+  fi
+  [ -x "$folder/scripts/placeRelease.sh" ] || end 1 "there is no Reef in $source. Nothing was changed."
+  say "placing the release of $source"
+  target=$("$folder/scripts/placeRelease.sh" --root "$REEF") || end 1 "the release could not be placed (above). Nothing was changed."
 }
 
 # The new code, with the server's settings, as the user that will run it.
@@ -316,25 +273,22 @@ wanted_openclaw() {
 }
 current_openclaw() { basename "$(readlink "$REEF/openclaw/current" 2>/dev/null)" 2>/dev/null || true; }
 
-install_openclaw() {
-  local wanted=$1
-  [ -d "$REEF/openclaw/$wanted" ] && return 0
-  rm -rf "$REEF"/openclaw/.new-*
-  mkdir -p "$REEF/openclaw"
-  half=$(mktemp -d "$REEF/openclaw/.new-XXXXXX")
-  cp "$RELEASES/$target/deploy/openclaw/"package*.json "$half"
-  say "installing OpenClaw $wanted"
-  run_long "still installing" "$half/install.log" install_locked "$half" || return 1
-  rm -f "$half/install.log"
-  chmod -R u=rwX,go=rX "$half"
-  mv -T "$half" "$REEF/openclaw/$wanted"
+restart_gateway() {
+  local pid began=$SECONDS told=$SECONDS
+  service restart "reef-gateway@$1" &
+  pid=$!
+  while kill -0 "$pid" 2>/dev/null; do
+    sleep 0.2
+    [ $((SECONDS - told)) -lt 10 ] || { say "gateway $1 is being restarted ($((SECONDS - began)) s)" && told=$SECONDS; }
+  done
+  wait "$pid"
 }
 
 restart_gateways() {
   local id n
   for id in $(gateways); do
     say "gateway $id: its answers end first, for up to 330 s"
-    run_long "still restarting gateway $id" "$REEF/openclaw/restart.log" service restart "reef-gateway@$id" || return 1
+    restart_gateway "$id" || return 1
   done
   for n in $(processes); do
     await_serving "$n" "$(current)" || return 1
@@ -347,7 +301,8 @@ upgrade_gateway() {
   old=$(current_openclaw)
   [ -n "$wanted" ] || end 1 "$target does not say which OpenClaw it wants; the API was deployed."
   [ "$wanted" != "$old" ] || { say "OpenClaw $old is what the release wants" && return 0; }
-  install_openclaw "$wanted" || end 1 "OpenClaw $wanted could not be installed; $target runs with OpenClaw $old."
+  "$RELEASES/$target/scripts/placeRelease.sh" --openclaw --root "$REEF" >/dev/null ||
+    end 1 "OpenClaw $wanted could not be placed (above); $target runs with OpenClaw $old."
   point openclaw/current "$wanted"
   restart_gateways && return 0
   [ -n "$old" ] || end 2 "OpenClaw $wanted does not serve: see journalctl -u 'reef-gateway@*'."
@@ -381,7 +336,7 @@ show_status() {
 show_plan() {
   show_status
   case $mode in
-    deploy) say "would make a release of $source in $RELEASES, with npm ci" ;;
+    deploy) say "would place a release of $source in $RELEASES" ;;
     *) say "would go to release $target" ;;
   esac
   say "would check settings and migrations with its code, then migrate, install changed units and link current to it"
@@ -395,7 +350,7 @@ wrong() {
 }
 
 read_options() {
-  mode="" source="" version="" gateway="" keep=5 dry_run=""
+  mode="" source="" gateway="" keep=5 dry_run=""
   while [ $# -gt 0 ]; do
     case $1 in
       -h | --help) usage && exit 0 ;;
@@ -405,9 +360,9 @@ read_options() {
         ;;
       --gateway) gateway=yes ;;
       --dry-run) dry_run=yes ;;
-      --version | --keep)
-        [ $# -gt 1 ] || wrong "$1 takes a value."
-        printf -v "${1#--}" '%s' "$2"
+      --keep)
+        [ $# -gt 1 ] || wrong "--keep takes a number."
+        keep=$2
         shift
         ;;
       -*) wrong "There is no option $1." ;;
@@ -420,7 +375,6 @@ read_options() {
   done
   [ -n "$mode" ] || wrong "What is to be deployed?"
   [[ $keep =~ ^[1-9][0-9]*$ ]] || wrong "--keep takes a number."
-  [[ $version =~ ^([A-Za-z0-9][A-Za-z0-9._-]*)?$ ]] || wrong "--version takes letters, digits, dots and dashes."
 }
 
 # From where to where; a deploy that was killed began at what served before it.
@@ -453,8 +407,8 @@ main() {
   fi
   exec 9>"$REEF/deploy.lock"
   flock --wait 5 9 || { say "another deploy is at work, or what one left behind: try again in a moment" && exit 75; }
-  half=""
-  trap '[ -z "$half" ] || rm -rf "$half"' EXIT
+  unpacked=""
+  trap '[ -z "$unpacked" ] || rm -rf "$unpacked"' EXIT
   trap 'printf "deploy: interrupted: deploy.sh --resume goes on, deploy.sh --back returns\n" >&2; exit 130' INT TERM HUP
   choose
   [ "$mode" != deploy ] || prepare

@@ -108,6 +108,12 @@ install() {
   wait "$pid" || { head -n 20 "$log" >&2 && die "npm ci failed; its first lines are above."; }
 }
 
+# OpenClaw ends its own installation at its first start, in its own folder: that must be now, while it may be written.
+finish_openclaw() {
+  HOME=$1 "$node" "$1/node_modules/openclaw/openclaw.mjs" --version >"$log" 2>&1 ||
+    { cat "$log" >&2 && die "OpenClaw could not end its installation; its words are above."; }
+}
+
 [ -f "$source/package-lock.json" ] || die "package-lock.json is missing: get a whole copy of the source."
 case $what in
   version)
@@ -125,6 +131,7 @@ case $what in
       install "$place_half"
       (cd "$place_half" && "$node" node_modules/patch-package/index.js --patch-dir scripts/patches --error-on-fail) >"$log" 2>&1 ||
         { cat "$log" >&2 && die "A patch in scripts/patches could not be applied; its words are above."; }
+      finish_openclaw "$place_half"
       chmod -R u+rwX,go=rX "$place_half"
       mv "$place_half" "$place"
     fi
@@ -140,6 +147,7 @@ case $what in
       trap 'cleanup; rm -rf "$place_half"' EXIT
       cp "$source/deploy/openclaw/package.json" "$source/deploy/openclaw/package-lock.json" "$place_half/"
       install "$place_half"
+      finish_openclaw "$place_half"
       chmod -R u+rwX,go=rX "$place_half"
       mv "$place_half" "$place"
     fi

