@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { environmentSchema } from "../../src/config.ts";
@@ -19,7 +19,7 @@ const read = (path: string) => (existsSync(join(root, path)) ? readFileSync(join
 const readAll = (path: string, ending: RegExp) =>
   existsSync(join(root, path))
     ? readdirSync(join(root, path), { recursive: true, encoding: "utf8" })
-        .filter((name) => ending.test(name))
+        .filter((name) => ending.test(name) && statSync(join(root, path, name)).isFile())
         .map((name) => ({ path: join(path, name), text: read(join(path, name)) }))
     : [];
 
