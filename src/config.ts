@@ -206,6 +206,11 @@ export function loadGatewayConfig(env: Record<string, string | undefined>): z.ou
   return parse(gatewayEnvironment, env);
 }
 
+/** The part that preparing the database needs. */
+export function loadDatabaseConfig(env: Record<string, string | undefined>): { DATABASE_URL: string } {
+  return parse(environmentSchema.pick({ DATABASE_URL: true }), env);
+}
+
 /** Reads the environment once. Pure: an empty variable counts as absent. Throws ConfigError with all faults at once. */
 export function loadConfig(env: Record<string, string | undefined>): Config {
   const { REVEAL_EMAIL_TAKEN, ...rest } = parse(environmentSchema, env);

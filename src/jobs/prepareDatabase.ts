@@ -1,4 +1,4 @@
-import { environmentSchema } from "../config.ts";
+import { ConfigError, loadDatabaseConfig } from "../config.ts";
 import { connectDatabase } from "../db/connect.ts";
 import { migrate } from "../db/migrate.ts";
 import { createOwnDatabase, opens, ownerOf, serverMajor } from "../db/ownDatabase.ts";
@@ -14,11 +14,7 @@ Prints a line for each thing it changed, none when all was right. Exit code: 0 d
 async function main(): Promise<void> {
   const args = process.argv.slice(2);
   if (args.includes("--help") || args.includes("-h")) return console.log(help);
-  const { data: url } = environmentSchema.shape.DATABASE_URL.safeParse(process.env["DATABASE_URL"]?.trim());
-  if (url === undefined) {
-    console.error("DATABASE_URL is missing or not valid: postgres://reef:secret@127.0.0.1:5432/reef");
-    process.exit(78);
-  }
+  const { DATABASE_URL: url } = loadDatabaseConfig(process.env);
   const adminUrl = process.env["DATABASE_ADMIN_URL"]?.trim() || null;
   if (args.includes("--server-version")) {
     await withDatabase(adminUrl ?? url, async (sql) => console.log(await serverMajor(sql)));
@@ -42,6 +38,10 @@ async function withDatabase<T>(url: string, work: (sql: ReturnType<typeof connec
 }
 
 main().catch((error: unknown) => {
+  if (error instanceof ConfigError) {
+    console.error(error.message);
+    process.exit(78);
+  }
   console.error(`The database could not be prepared: ${error instanceof Error ? error.message : String(error)}`);
   process.exit(1);
 });
