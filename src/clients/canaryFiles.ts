@@ -54,14 +54,14 @@ export function createCanaryFiles(dir: string) {
 
     /** Links in the attacker's folder that lead out of it, as no agent can make them; `removeCanaryLinks` takes them away. */
     async linkCanary({ attacker, neighbour }: CanaryPair): Promise<void> {
-      await this.removeCanaryLinks(attacker);
+      await this.removeCanaryLinks({ attacker });
       const at = (name: string) => join(workspaceOf(attacker), name);
       await symlink(workspaceOf(neighbour), at("link"));
       await symlink(hostFile, at("link.md"));
       await link(hostFile, at("hard.md"));
     },
 
-    async removeCanaryLinks(attacker: string): Promise<void> {
+    async removeCanaryLinks({ attacker }: Pick<CanaryPair, "attacker">): Promise<void> {
       for (const name of LINKS) await rm(join(workspaceOf(attacker), name), { force: true });
     },
 
