@@ -8,7 +8,8 @@ import { createRemoteWorkspaces, FilesAwayError } from "../../src/clients/remote
 import { createWorkspaces, type Workspaces } from "../../src/clients/workspaces.ts";
 import { createLog } from "../../src/lib/log.ts";
 import { freePort } from "../../scripts/services/process.ts";
-import { FILES_TOKEN, serveFolder, until } from "../harness.ts";
+import { isAnswer, makeAssistant, makeUser, openChat } from "../factories.ts";
+import { FILES_TOKEN, serveFolder, startTestReef, until } from "../harness.ts";
 
 setDefaultTimeout(60_000);
 
@@ -277,6 +278,37 @@ test("a large folder is read as fast as it is taken, and whole", async () => {
   for (let i = 0; i < 10; i++)
     for await (const file of remote.readFiles("agent_large")) if (file.path[0] === "f1") break;
   await until("all is closed", () => open() <= before + 2);
+});
+
+test("while nobody serves the folder messages wait and nobody fails; when it is back all goes on by itself", async () => {
+  const port = freePort();
+  const reef = await startTestReef({ GATEWAY_FILES_URL: `http://127.0.0.1:${port}`, GATEWAY_FILES_TOKEN: FILES_TOKEN });
+  let files = serveFolder(reef.dir, port);
+  closers.push(async () => {
+    await reef.stop();
+    await files.stop();
+  });
+  const stateOf = async (id: string) =>
+    (await reef.sql`select state from assistants where id = ${id}`)[0]!["state"] as string;
+  const user = await makeUser(reef);
+  const awake = await makeAssistant(user);
+  await until("it is awake", async () => (await stateOf(awake.id)) === "awake");
+  await files.stop();
+  const chat = await openChat(reef, user.token, awake.agent_id);
+  chat.say("are you there?");
+  await chat.next("its ack", (frame) => frame.type === "ack");
+  const sleeper = await makeAssistant(await makeUser(reef));
+  const tries = () => reef.logs.filter((line) => line.includes("loop run failed")).length;
+  await until("it was tried some times", () => tries() >= 3);
+  expect([await stateOf(awake.id), await stateOf(sleeper.id)]).toEqual(["awake", "waking"]);
+  expect(chat.frames.filter((frame) => frame.type === "error" || isAnswer(frame))).toEqual([]);
+  files = serveFolder(reef.dir, port);
+  expect(await chat.next("the answer", isAnswer)).toMatchObject({
+    content: "Echo: are you there?",
+    finish: "complete",
+  });
+  await until("the other one is awake", async () => (await stateOf(sleeper.id)) === "awake");
+  expect(reef.gateway.sends.length).toBe(1);
 });
 
 test("the reconciler's suite holds with a files process, too", async () => {
