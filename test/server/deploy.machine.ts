@@ -2,7 +2,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { spawnSync } from "node:child_process";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { openBusyTown, underLoad } from "../load.ts";
+import { openBusyTown, underLoad } from "./load.ts";
 
 let busy: Awaited<ReturnType<typeof openBusyTown>>;
 beforeAll(async () => void (busy = await openBusyTown()), 60_000);
