@@ -243,6 +243,35 @@ describe.skipIf(why !== null)("setup.sh on a bare server", () => {
   );
 
   test(
+    "reef deploy changes the release and goes back, also by itself, while every request is answered",
+    async () => {
+      const source = (name: string, change: string) =>
+        machine.run(
+          `cp -a /root/reef /root/${name} && cd /root/${name} && sed -i 's/"version": ".*"/"version": "${name}"/' package.json && ${change}`,
+        );
+      const deploy = (what: string) =>
+        machine.exec(`reef deploy ${what} 2>&1 | tail -n 40`, { timeoutMs: 8 * MINUTES });
+      const runs = async () => (await machine.run("readlink /proc/$(systemctl show -P MainPID reef-api@2)/cwd")).trim();
+      const first = await runs();
+      const ask = `curl -s -o /dev/null -w '%{http_code}\\n' --cacert /etc/ssl/reef/${DOMAIN}/fullchain.pem https://${DOMAIN}/readyz`;
+      await machine.run(`systemd-run --quiet --unit=asking sh -c "while :; do ${ask} >> /tmp/asked; sleep 0.1; done"`);
+      await source("next", "touch systemd/reef-of-next.target");
+      expect((await deploy("/root/next")).stdout).toMatch(/deploy: done: every process runs next-[0-9a-f]{12}\n$/);
+      expect(await runs()).toContain("/next-");
+      await source("bad", `sed -i '1i throw new Error("bad");' src/main.ts`);
+      const bad = await deploy("/root/bad");
+      expect(bad.stdout).toMatch(
+        /FAILED: bad-[0-9a-f]{12} did not become ready; every process runs next-[0-9a-f]{12} again\.\n$/,
+      );
+      expect((await deploy("--back")).stdout).toContain(`done: every process runs ${first.split("/").at(-1)}`);
+      expect(await runs()).toBe(first);
+      expect(await machine.run("systemctl stop asking; sort /tmp/asked | uniq -c | awk '{ print $2 }'")).toBe("200\n");
+      expect(await machine.run("systemctl is-active reef-api@1 reef-api@2 reef-files@main")).toBe("active\n".repeat(3));
+    },
+    15 * MINUTES,
+  );
+
+  test(
     "a reboot brings everything back, and the assistant remembers",
     async () => {
       await machine.reboot();
