@@ -26,7 +26,8 @@ A moment between two backups can't be restored: that needs WAL archiving (PITR) 
 The old database stays as NAME_before_TIME and the old folder as FOLDER.before-TIME, until --drop-old.
 
 Settings come from the environment, else from /etc/reef: DATABASE_URL, OPENCLAW_GATEWAY_DIR, GATEWAY_ID, BACKUP_DIR,
-RESTIC_*, BACKUP_POSTGRES_CONTAINER. RESTORE_ADMIN_URL: a login that may make databases, where that of DATABASE_URL may not.
+RESTIC_*, BACKUP_POSTGRES_CONTAINER. Where the login of DATABASE_URL may not make databases, the superuser of Postgres'
+container does it, or the one that DATABASE_ADMIN_URL names.
 Exit code: 0 done, 1 failed (nothing was replaced, unless it says so), 2 wrong use, 3 restored, but not all invariants hold.
 TEXT
 }
@@ -100,28 +101,42 @@ pg_program() {
     return
   done
 }
+find_container() {
+  if [ -n "${BACKUP_POSTGRES_CONTAINER-}" ]; then
+    printf '%s' "$BACKUP_POSTGRES_CONTAINER"
+  else
+    docker ps --filter "publish=$PGPORT" --format '{{.Names}}' 2>/dev/null | sed -n 1p
+  fi
+}
 run_pg() {
-  local program=''
+  local program='' name=$1 container
   [ -n "${BACKUP_POSTGRES_CONTAINER-}" ] || program=$(pg_program "$1" "$2")
-  local name=$1
   shift 2
   if [ -n "$program" ]; then "$program" "$@"; return; fi
-  local container=${BACKUP_POSTGRES_CONTAINER:-$(docker ps --filter "publish=$PGPORT" --format '{{.Names}}' 2>/dev/null | sed -n 1p)}
+  container=$(find_container)
   [ -n "$container" ] || die "$name is not installed: install postgresql-client, or set BACKUP_POSTGRES_CONTAINER"
   docker exec --interactive --env PGUSER --env PGPASSWORD "$container" "$name" "$@"
 }
-# Statements come on standard input; :"name" and :'name' are quoted by psql. $1: database; others: further --set.
-query() {
-  local db=$1
-  shift
-  run_pg psql any --no-psqlrc --quiet --tuples-only --no-align --set=ON_ERROR_STOP=1 --dbname="$db" \
-    --set=database="$database" --set=restoring="$restoring" --set=owner="$owner" --set=aside="${database}_before_$stamp" "$@"
-}
+# Statements come on standard input; :"name" and :'name' are quoted by psql. Arguments: further --set.
+psql_options=(--no-psqlrc --quiet --tuples-only --no-align --set=ON_ERROR_STOP=1 --dbname=postgres
+  --set=database="$database" --set=restoring="$restoring" --set=owner="$owner" --set=aside="${database}_before_$stamp")
+admin=own
+# shellcheck disable=SC2016 # POSTGRES_USER is the container's own
 as_admin() {
-  (
-    [ -z "${RESTORE_ADMIN_URL-}" ] || use_url "$RESTORE_ADMIN_URL"
-    query postgres "$@"
-  )
+  case $admin in
+    own) run_pg psql any "${psql_options[@]}" "$@" ;;
+    given) (use_url "$DATABASE_ADMIN_URL" && run_pg psql any "${psql_options[@]}" "$@") ;;
+    *) docker exec --interactive "$admin" sh -c 'exec psql --username="${POSTGRES_USER:-postgres}" "$@"' sh "${psql_options[@]}" "$@" ;;
+  esac
+}
+find_admin() {
+  local may="select rolcreatedb or rolsuper from pg_roles where rolname = current_user"
+  if [ -n "${DATABASE_ADMIN_URL-}" ]; then admin=given; fi
+  major=$(as_admin <<<"select current_setting('server_version_num')::int / 10000") || die "Postgres does not answer"
+  [ "$(as_admin <<<"$may")" = t ] && return
+  admin=$(find_container || true)
+  [ -n "$admin" ] && [ "$(as_admin <<<"$may")" = t ] && return
+  die "this login may not make databases: give DATABASE_ADMIN_URL, e.g. that of the user postgres"
 }
 
 # --- which backup ---------------------------------------------------------------------------------------------------------
@@ -212,9 +227,7 @@ check() {
     [ -e "$from/secrets.tar.age" ] || die "the backup has no secrets"
     age --decrypt --identity "$identity" "$from/secrets.tar.age" | tar --list >/dev/null || die "this identity does not open the secrets"
   fi
-  major=$(as_admin <<<"select current_setting('server_version_num')::int / 10000") || die "Postgres does not answer"
-  [ "$(as_admin <<<"select rolcreatedb or rolsuper from pg_roles where rolname = current_user")" = t ] ||
-    die "this login may not make databases: give RESTORE_ADMIN_URL, e.g. that of the user postgres"
+  find_admin
 }
 
 # --- services -------------------------------------------------------------------------------------------------------------
@@ -234,6 +247,7 @@ stop_services() {
   done
   systemctl stop 'reef-api@*.service'
   systemctl stop 'reef-files@*.service' 'reef-gateway@*.service'
+  systemctl stop reef.target
 }
 start_services() {
   [ "$services" = yes ] || { say "start the gateway, then the API; then npm run verify"; return; }
@@ -242,10 +256,7 @@ start_services() {
   systemctl start $(instances gateways reef-gateway) $(instances gateways reef-files)
   # shellcheck disable=SC2046
   systemctl start $(instances api reef-api)
-  local timers
-  timers=$(systemctl list-unit-files --no-legend --state=enabled 'reef-*.timer' | cut -d ' ' -f 1)
-  # shellcheck disable=SC2086
-  [ -z "$timers" ] || systemctl start $timers
+  systemctl start reef.target
   say "verifying"
   "$root/scripts/bun" "$root/src/jobs/verify.ts" || exit 3
 }
@@ -320,6 +331,7 @@ restore_secrets() {
 }
 drop_old() {
   local name path
+  find_admin
   for name in $(as_admin <<<"select datname from pg_database where starts_with(datname, :'database' || '_before_')"); do
     say "dropping the database $name"
     as_admin --set=old="$name" <<<'drop database :"old";' >/dev/null

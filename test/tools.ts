@@ -30,6 +30,14 @@ const SPECS = {
     packages: ["prometheus", "promtool"],
     advice: "install prometheus",
   },
+  prometheus: {
+    title: "Prometheus",
+    names: ["prometheus"],
+    folder: "prometheus",
+    file: "usr/bin/prometheus",
+    packages: ["prometheus", "promtool"],
+    advice: "install prometheus",
+  },
   shellcheck: {
     title: "shellcheck",
     names: ["shellcheck"],
@@ -69,20 +77,9 @@ const SPECS = {
       "libip4tc2",
       "libcryptsetup12",
     ],
-    bare: [
-      ...[
-        "libmount1",
-        "libblkid1",
-        "libacl1",
-        "libcap2",
-        "libcap-ng0",
-        "libaudit1",
-        "libpam0g",
-        "libselinux1",
-        "libpcre2-8-0",
-      ],
-      ...["libgcrypt20", "libgpg-error0", "libssl3", "libssl3t64", "libzstd1", "liblz4-1", "liblzma5", "libcrypt1"],
-    ],
+    bare: "libmount1 libblkid1 libacl1 libcap2 libcap-ng0 libaudit1 libpam0g libselinux1 libpcre2-8-0 libgcrypt20 libgpg-error0 libssl3 libssl3t64 libzstd1 liblz4-1 liblzma5 libcrypt1".split(
+      " ",
+    ),
     advice: "install systemd",
   },
   debootstrap: {

@@ -1,9 +1,8 @@
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
-import { connectRedis } from "../../src/clients/redis.ts";
+import { Redis } from "ioredis";
 import { loadConfig, type Config } from "../../src/config.ts";
-import { createLog } from "../../src/lib/log.ts";
 import { startFakeOpenAi, type FakeOpenAi } from "../../test/fakes/openai.ts";
 import { startGateway } from "./gateway.ts";
 import { startPostgres, type Postgres } from "./postgres.ts";
@@ -133,7 +132,7 @@ async function runJob(env: Record<string, string>, job: string, args: string[]):
 
 /** Redis is shared with the living Reef; what the drill wrote there goes at once. */
 async function forgetKeys(env: Record<string, string>): Promise<void> {
-  const redis = connectRedis(env["REDIS_URL"]!, "", createLog("silent"));
+  const redis = new Redis(env["REDIS_URL"]!);
   try {
     for await (const keys of redis.scanStream({ match: `${env["REDIS_PREFIX"]}*`, count: 1_000 }))
       if ((keys as string[]).length > 0) await redis.del(keys as string[]);

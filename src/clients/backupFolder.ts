@@ -180,10 +180,19 @@ async function listUsed(folder: string): Promise<Set<string>> {
   const used = new Set<string>();
   for (const mark of await listNames(folder)) {
     const [name = "", pid = ""] = mark.split(".");
-    if (await exists(`/proc/${pid}`)) used.add(name);
+    if (isRunning(Number(pid))) used.add(name);
     else await rm(join(folder, mark), { force: true });
   }
   return used;
+}
+
+/** Not by /proc: a sandbox may hide another's processes there. */
+function isRunning(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
+  }
 }
 
 async function listNames(folder: string): Promise<string[]> {

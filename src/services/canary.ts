@@ -31,11 +31,11 @@ interface Outcome {
   reason: string;
 }
 
-const RUN_MS = 240_000;
+const RUN_MS = 480_000;
 const CONNECT_MS = 15_000;
 /** One message, when the gateway has much to do. */
-const TURN_MS = 15_000;
-/** A run takes a quarter of a minute; one that was killed leaves the pair awake no longer than this. */
+const TURN_MS = 60_000;
+/** A run takes seconds, minutes where much goes on; one that was killed leaves the pair awake no longer than this. */
 const AWAKE_MS = RUN_MS + 30_000;
 const LOOK_MS = 200;
 const LEAKS_TOLD = 8;
@@ -46,7 +46,7 @@ const TRY_AGAIN_MS = 300_000;
 export const canaryJob: Job = {
   name: "run-canary",
   scope: "host",
-  limitMs: RUN_MS + 120_000,
+  limitMs: RUN_MS + 60_000,
   work: (deps, lock) => runCanary(deps, lock.signal),
 };
 

@@ -133,16 +133,21 @@ async function tryRules(stage: Stage, leaks: Set<string>): Promise<void> {
 }
 
 async function tryCommands(stage: Stage, leaks: Set<string>): Promise<void> {
-  for (const text of COMMAND_TEXTS) {
-    const answer = `heard ${newId()}`;
-    const turn = await say(stage, stage.pair.attacker, text, answer);
-    const whole = turn.asked.length === 1 && plainText(turn.asked[0]!.said) === text.trim();
-    if (!whole || turn.answer !== answer) leaks.add(`command:${text}`);
-    if (turn.answer !== null) continue;
+  for (const text of COMMAND_TEXTS) if (!(await isPlainText(stage, text))) leaks.add(`command:${text}`);
+}
+
+/** Whether the model got it whole, and what it said is the answer. One without an answer is tried twice: it may be slow. */
+async function isPlainText(stage: Stage, text: string): Promise<boolean> {
+  for (let tries = 0; tries < 2; tries++) {
+    const wanted = `heard ${newId()}`;
+    const { asked, answer } = await say(stage, stage.pair.attacker, text, wanted);
+    if (asked.some(({ said }) => plainText(said) !== text.trim())) return false;
+    if (answer !== null) return asked.length > 0 && answer === wanted;
     // Swallowed as a command, or is nobody there?
     const control = await say(stage, stage.pair.attacker, "hello", "hello");
     if (control.answer === null) throw new CanaryFailed("the gateway stopped answering");
   }
+  return false;
 }
 
 /** Naming another's session brings nothing of it; nor has the neighbour heard anything of the attacker. */

@@ -36,6 +36,8 @@ export interface Patience {
 
 const PATIENCE: Patience = { lookMs: 25_000, pauseMs: 16_000, takenMs: 10_000, backMs: 140_000 };
 const LOOKS = 3;
+/** How a process calls its gateway that has none. */
+export const NO_GATEWAY = "none";
 /** A start takes 10 to 40 seconds, longer with hundreds of agents. */
 const STARTING_MS = 180_000;
 /** Of one processor: less and it is not at work. */
@@ -58,6 +60,7 @@ export async function careForGateway(
   patience: Patience = PATIENCE,
 ): Promise<{ ok: boolean; said: string; restarted: boolean }> {
   const id = deps.config.GATEWAY_ID;
+  if (id === NO_GATEWAY) return { ok: true, said: "no gateway here", restarted: false };
   const verdict = await judge(deps, host, patience, lock.signal);
   if (verdict.state === "broken") return repair(deps, host, lock, patience, verdict.why);
   const alarm = { key: `gateway:${id}`, severity: "critical" as const };

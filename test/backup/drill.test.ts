@@ -75,6 +75,7 @@ test("a backup made while people talk is restored by the drill: rows, workspaces
     invariants: { broken: [] },
     conversation: { assistantId: ada.assistantId, answered: true, history: true, memory: true },
   });
+  console.log(JSON.stringify(receipt.seconds));
   expect(receipt.rows!.total).toBeGreaterThan(10);
   expect(receipt.seconds.untilServing).toBeGreaterThan(0);
   const state = await readBackupState({ sql: stack.sql, config: loadConfig(stack.env), clock: realClock });

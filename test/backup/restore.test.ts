@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import postgres from "postgres";
 import { checkInvariants } from "../../src/services/invariants.ts";
@@ -130,7 +130,18 @@ test("nothing happens without --yes; --dry-run and --list only tell", async () =
 });
 
 test("an older backup brings back what was, and nobody who has left since", async () => {
-  const { code, output } = await restore("--yes", "--from", join(around.backups, first));
+  // As on a server: the login of Reef may not make databases.
+  const admin = postgres(env["DATABASE_URL"]!, { max: 1 });
+  await admin.unsafe("create role app login password 'app'; grant reef to app").simple();
+  await admin.end();
+  const own = {
+    ...env,
+    DATABASE_URL: Object.assign(new URL(env["DATABASE_URL"]!), { username: "app", password: "app" }).href,
+  };
+  const command = ["scripts/restore.sh", "--no-services", "--yes", "--from", join(around.backups, first)];
+  const refused = await run(command, { ...own, PATH: `${around.folder}/bin:/usr/bin:/bin` });
+  expect(refused.output).toContain("this login may not make databases: give DATABASE_ADMIN_URL");
+  const { code, output } = await run(command, { ...own, DATABASE_ADMIN_URL: env["DATABASE_URL"]! });
   expect(output).toContain("erased again: 1 people, 2 assistants; files left out: those of 2 agents");
   expect(code).toBe(0);
   // The old ones are beside.
@@ -168,6 +179,40 @@ test("killed at any moment, the same command again restores it all", async () =>
   expect(output).toContain("restored in");
   expect(code).toBe(0);
   await expectRestored();
+});
+
+test("with systemd: stopped from the outside in, started from the inside out, and verified", async () => {
+  const bin = join(around.folder, "systemd-bin");
+  mkdirSync(bin);
+  writeFileSync(
+    join(bin, "systemctl"),
+    [
+      "#!/bin/sh",
+      `echo "$*" >> '${bin}/said'`,
+      // What the step before the gateway's start makes.
+      `case "$*" in start*gateway*) echo '{}' > '${reef.dir}/openclaw.json';; esac`,
+    ].join("\n"),
+    { mode: 0o755 },
+  );
+  writeFileSync(join(around.etc, "api/1.env"), "PORT=3001\n");
+  const command = ["scripts/restore.sh", "--yes", "--from", join(around.backups, first)];
+  const { code, output } = await run(command, { ...env, PATH: `${bin}:${env["PATH"]}` });
+  // Nothing was really started, so it says that not all can be verified.
+  expect(output).toContain("restore: verifying");
+  expect(code).toBe(3);
+  const said = readFileSync(join(bin, "said"), "utf8")
+    .split("\n")
+    .filter((line) => !/stop reef-[a-z-]+\.service/.test(line));
+  expect(said).toEqual([
+    "stop reef-*.timer",
+    "stop reef-api@*.service",
+    "stop reef-files@*.service reef-gateway@*.service",
+    "stop reef.target",
+    "start reef-gateway@main.service reef-files@main.service",
+    "start reef-api@1.service",
+    "start reef.target",
+    "",
+  ]);
 });
 
 test("a bare server: from the second place, with the secrets", async () => {

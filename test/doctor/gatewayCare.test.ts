@@ -9,7 +9,6 @@ import { connectDatabase, type Sql } from "../../src/db/connect.ts";
 import type { HeldLock } from "../../src/db/locks.ts";
 import { newId } from "../../src/lib/ids.ts";
 import { createLog } from "../../src/lib/log.ts";
-import { LIST_PRICES } from "../../src/lib/prices.ts";
 import { careForGateway, RESTARTS_AN_HOUR } from "../../src/services/gatewayCare.ts";
 import { renderGatewayConfig } from "../../src/services/gatewayConfig.ts";
 import { createTestDatabase, until } from "../harness.ts";
@@ -32,14 +31,7 @@ beforeAll(async () => {
   sql = connectDatabase(databaseUrl, { max: 3, name: "test" });
   dir = mkdtempSync(join(tmpdir(), "reef-care-"));
   const workspaces = createWorkspaces(dir, log);
-  const config = {
-    OPENAI_BASE_URL: "http://127.0.0.1:1/v1",
-    PRICES: LIST_PRICES,
-    GATEWAY_MAX_RUNS: 16,
-    TURN_TOTAL_MS: 300_000,
-    CANARY_MODEL_URL: "http://127.0.0.1:1/v1",
-  };
-  await workspaces.writeConfig(renderGatewayConfig({ config, workspaces }, []));
+  await workspaces.writeConfig(renderGatewayConfig({ config: settingsOf(1), workspaces }, []));
 });
 afterAll(async () => {
   await sql?.end({ timeout: 1 });
@@ -104,8 +96,8 @@ function makeMachine(): StandIn {
   return machine;
 }
 
-function care(port: number, settings: Record<string, string> = { GATEWAY_RESTART_DIR: FOLDER }, times = {}) {
-  const config = loadConfig({
+function settingsOf(port: number, settings: Record<string, string> = {}) {
+  return loadConfig({
     DATABASE_URL: databaseUrl,
     REDIS_URL: "redis://127.0.0.1:1",
     JWT_SECRET: "a-test-secret-of-enough-characters",
@@ -114,6 +106,10 @@ function care(port: number, settings: Record<string, string> = { GATEWAY_RESTART
     OPENCLAW_GATEWAY_DIR: dir,
     ...settings,
   });
+}
+
+function care(port: number, settings: Record<string, string> = { GATEWAY_RESTART_DIR: FOLDER }, times = {}) {
+  const config = settingsOf(port, settings);
   const alarmSender = { isConfigured: false, send: async () => undefined };
   return careForGateway({ sql, config, log, alarmSender }, machine.host, lock, { ...patience, ...times });
 }
@@ -240,6 +236,13 @@ test("what somebody stopped or starts is left alone", async () => {
   machine.program("systemctl", showUnit({ ...young, ActiveState: "failed" }));
   expect((await care(1, {})).ok).toBe(false);
   expect(await restarts()).toBe(0);
+});
+
+test("a host that has no gateway has none to care for", async () => {
+  makeMachine();
+  const nothing = { ok: true, restarted: false, said: "no gateway here" };
+  expect(await care(1, { GATEWAY_ID: "none" })).toEqual(nothing);
+  expect((await alarms()).length).toBe(0);
 });
 
 test("the budget is counted from what was recorded, and then hands are off", async () => {

@@ -282,7 +282,7 @@ function prepareDisk(folder: string): void {
     ...(registry ? [`registry=${registry}`] : []),
   ];
   writeFileSync(join(upper, "root/.npmrc"), `${npm.join("\n")}\n`);
-  writeFileSync(join(upper, "root/.curlrc"), `proxy = "${proxy}"\nnoproxy = "127.0.0.1,localhost"\n`);
+  writeFileSync(join(upper, "root/.curlrc"), `proxy = "${proxy}"\nnoproxy = "127.0.0.1,localhost,.test"\n`);
 }
 
 type Booted = { pid: number; powerOff(how: "off" | "reboot"): Promise<void> };

@@ -5,7 +5,9 @@ import { join } from "node:path";
 import { z } from "zod";
 import { createMetrics } from "../../src/lib/metrics.ts";
 import type { Program } from "../../scripts/services/debian.ts";
-import { startTestReef } from "../harness.ts";
+import { freePort } from "../../scripts/services/process.ts";
+import { isAnswer, makeAssistant, makeUser, openChat, type Json } from "../factories.ts";
+import { startProcess, startTestReef, until } from "../harness.ts";
 import { tool } from "../tools.ts";
 
 const DEPLOY = join(import.meta.dir, "../../deploy");
@@ -190,3 +192,68 @@ test("the dashboard has every panel once, in a grid without overlaps, what an op
   const rows = panels.filter(({ type }) => type === "row").map(({ title }) => title);
   expect(rows.slice(0, 2)).toEqual(["Are people answered?", "What is broken?"]);
 });
+
+test("a real Prometheus asks two processes and evaluates every rule and every panel", async () => {
+  const program = await tool("prometheus");
+  const reef = await startTestReef({ INVARIANTS_EVERY_MS: "200" });
+  const second = await startProcess(reef.env);
+  const user = await makeUser(reef);
+  const chat = await openChat(reef, user.token, (await makeAssistant(user)).agent_id);
+  chat.say("hello");
+  await chat.next("the answer", isAnswer);
+  const port = await freePort();
+  const own = mkdtempSync(join(dir, "server-"));
+  const config = readFileSync(join(DEPLOY, "prometheus/prometheus.yml"), "utf8")
+    .replace("127.0.0.1:3001", new URL(reef.url).host)
+    .replace("127.0.0.1:3002", new URL(second.url).host)
+    .replace("reef.rules.yml", RULES)
+    .replaceAll("15s", "1s");
+  writeFileSync(join(own, "prometheus.yml"), config);
+  const child = Bun.spawn(
+    [
+      program.path,
+      `--config.file=${join(own, "prometheus.yml")}`,
+      `--storage.tsdb.path=${join(own, "data")}`,
+      `--web.listen-address=127.0.0.1:${port}`,
+    ],
+    { env: program.env, stdout: "ignore", stderr: "ignore" },
+  );
+  const ask = async (path: string) => {
+    const answer = await fetch(`http://127.0.0.1:${port}/api/v1/${path}`).catch(() => null);
+    return answer?.headers.get("content-type")?.includes("json") ? ((await answer.json()) as Json).data : null;
+  };
+  try {
+    await until(
+      "both processes are up",
+      async () => {
+        const targets = (await ask("targets"))?.activeTargets ?? [];
+        return targets.length === 2 && targets.every((target: Json) => target.health === "up");
+      },
+      30_000,
+    );
+    const evaluated = await until(
+      "every rule was evaluated",
+      async () => {
+        const all = ((await ask("rules"))?.groups ?? []).flatMap((group: Json) => group.rules);
+        return all.length === rules.length && all.every((rule: Json) => rule.health !== "unknown") ? all : null;
+      },
+      30_000,
+    );
+    expect(
+      evaluated.filter((rule: Json) => rule.health !== "ok").map((rule: Json) => [rule.name, rule.lastError]),
+    ).toEqual([]);
+    // Nothing is wrong here: what fires would be crying wolf. What was never done (a backup, say) only waits.
+    const firing = evaluated.filter((rule: Json) => rule.state === "firing").map((rule: Json) => rule.name);
+    expect(firing).toEqual([]);
+    for (const expr of shown)
+      expect([expr, (await ask(`query?query=${encodeURIComponent(expr)}`))?.resultType]).toEqual([expr, "vector"]);
+    const answered = await ask(`query?query=${encodeURIComponent('sum(reef_turns_ended_total{outcome="done"})')}`);
+    expect(answered.result[0].value[1]).toBe("1");
+  } finally {
+    child.kill();
+    await child.exited;
+    chat.close();
+    await second.stop();
+    await reef.stop();
+  }
+}, 120_000);

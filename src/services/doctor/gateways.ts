@@ -1,6 +1,7 @@
 import { lookAtGateway } from "../../clients/gatewayProbe.ts";
 import { findGatewayState } from "../../db/deployment.ts";
 import { sleep } from "../../lib/retry.ts";
+import { NO_GATEWAY } from "../gatewayCare.ts";
 import { INVARIANTS } from "../invariants.ts";
 import { readUnit } from "../unitState.ts";
 import { bad, NO_SYSTEMD, ok, onSystem, skip, warn, type Check, type Result, type SystemScene } from "./check.ts";
@@ -92,10 +93,13 @@ async function checkCanary({ deps: { sql, config }, place }: SystemScene): Promi
   return ok(`isolation proved ${hours} h ago`);
 }
 
+const ofGateway = (run: (scene: SystemScene) => Promise<Result>) => async (scene: SystemScene) =>
+  scene.deps.config.GATEWAY_ID === NO_GATEWAY ? skip("this host has no gateway of its own") : run(scene);
+
 export const GATEWAY: readonly Check[] = [
-  onSystem("gateway.unit", checkUnit),
-  onSystem("gateway.rpc", checkRpc),
-  onSystem("gateway.configuration", checkConfiguration, { limitMs: 45_000 }),
-  onSystem("gateway.working_set", checkWorkingSet),
-  onSystem("gateway.canary", checkCanary),
+  onSystem("gateway.unit", ofGateway(checkUnit)),
+  onSystem("gateway.rpc", ofGateway(checkRpc)),
+  onSystem("gateway.configuration", ofGateway(checkConfiguration), { limitMs: 45_000 }),
+  onSystem("gateway.working_set", ofGateway(checkWorkingSet)),
+  onSystem("gateway.canary", ofGateway(checkCanary)),
 ];
