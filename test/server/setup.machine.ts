@@ -1,7 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
+import { resolve } from "node:path";
 import { startFakeOpenAi, type FakeOpenAi } from "../fakes/openai.ts";
 import { startMachine, whyNoMachine, type Machine } from "./machine.ts";
 
@@ -50,7 +48,6 @@ function changed(before: string, after: string): string[] {
 describe.skipIf(why !== null)("setup.sh on a bare server", () => {
   let machine: Machine;
   let model: FakeOpenAi;
-  let scratch: string;
   const setup = (options: string) =>
     machine.exec(`/root/reef/scripts/setup.sh ${options}`, { timeoutMs: 18 * MINUTES });
   const chat = (say: string) =>
@@ -69,10 +66,7 @@ describe.skipIf(why !== null)("setup.sh on a bare server", () => {
       [MODEL_PORT]: Number(new URL(model.url).port),
     };
     machine = await startMachine({ ports });
-    scratch = mkdtempSync(join(tmpdir(), "reef-setup-"));
-    writeFileSync(join(scratch, "docker"), dockerCommand);
-    chmodSync(join(scratch, "docker"), 0o755);
-    await machine.copyIn(scratch, "/usr/local/bin");
+    await machine.run("cat > /usr/local/bin/docker && chmod 755 /usr/local/bin/docker", { input: dockerCommand });
     await machine.copyIn(root, "/root/reef", { tracked: true });
     const answers = `OPENAI_API_KEY=${KEY}\nOPENAI_BASE_URL=http://127.0.0.1:${MODEL_PORT}/v1\nDATABASE_ROLE=reef_app\nDATABASE_NAME=reef_app\n`;
     await machine.run("umask 077; cat > /root/reef-answers.env", { input: answers });
@@ -82,7 +76,6 @@ describe.skipIf(why !== null)("setup.sh on a bare server", () => {
   afterAll(async () => {
     await machine?.stop();
     await model?.close();
-    if (scratch) rmSync(scratch, { recursive: true, force: true });
   });
 
   test("a dry run says what it would do, and changes nothing", async () => {
