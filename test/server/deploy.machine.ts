@@ -34,7 +34,9 @@ test("a release that starts and is never ready: the same", async () => {
     "src/routes/system.ts": (text) =>
       text.replace('isDraining() ? ["shutting down"]', 'isDraining() || true ? ["nothing"]'),
   });
+  town.readySeconds = 15;
   const { code, last } = await underLoad(busy, () => town.deploy(source));
+  town.readySeconds = 60;
   expect([code, last]).toEqual([1, "deploy: FAILED: deaf did not become ready; every process runs one again."]);
   expectAll("one");
 }, 120_000);
