@@ -491,6 +491,7 @@ test("the machine", async () => {
   for (const [id, unit, n] of [
     ["machine.limits_api", "reef-api@1.service", 2],
     ["machine.limits_gateway", "reef-gateway@main.service", 14],
+    ["machine.limits_slices", "openclaw.slice", 14],
   ] as const) {
     const units = (limit: string) =>
       `case $1 in list-units) echo '${unit} loaded active running x';; *) ${showUnit({ MemoryMax: limit, ControlGroup: `/reef/${unit}`, NeedDaemonReload: "no" })};; esac`;
