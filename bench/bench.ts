@@ -25,6 +25,8 @@ export interface Services {
 export interface Bench<O extends string = string> {
   summary: string;
   options: Record<O, Option>;
+  /** Runs in a network namespace of its own, which is gone at its end: needs root. */
+  ownNetwork?: true;
   run(services: Services, options: Record<O, number>): Promise<void>;
 }
 

@@ -18,19 +18,19 @@ export interface Person {
 }
 
 /** Adds people on the largest plan, its daily number of messages lifted. The database must be migrated. */
-export async function createPeople(sql: Sql, count: number): Promise<Person[]> {
+export async function createPeople(sql: Sql, count: number, gatewayId = GATEWAY_ID): Promise<Person[]> {
   await sql`update plan_limits set text_messages = 1000000000`;
-  await sql`insert into gateways (id, working_set) values (${GATEWAY_ID}, 1) on conflict do nothing`;
+  await sql`insert into gateways (id, working_set) values (${gatewayId}, 1) on conflict do nothing`;
   const passwordHash = await createPasswords(async () => false).hash(PASSWORD);
   const people: Person[] = [];
   while (people.length < count) {
     const size = Math.min(BATCH, count - people.length);
-    people.push(...(await createBatch(sql, size, passwordHash)));
+    people.push(...(await createBatch(sql, size, passwordHash, gatewayId)));
   }
   return people;
 }
 
-async function createBatch(sql: Sql, size: number, passwordHash: string): Promise<Person[]> {
+async function createBatch(sql: Sql, size: number, passwordHash: string, gatewayId: string): Promise<Person[]> {
   const made = await Promise.all(
     Array.from({ length: size }, async () => {
       const userId = newId();
@@ -51,7 +51,7 @@ async function createBatch(sql: Sql, size: number, passwordHash: string): Promis
       id: assistantId,
       userId,
       agentId,
-      gatewayId: GATEWAY_ID,
+      gatewayId,
       voice: "nova",
       model: "openai-custom/gpt-5-nano",
     })),

@@ -5,6 +5,8 @@ import { startPostgres } from "../scripts/services/postgres.ts";
 import { explain, StartError } from "../scripts/services/process.ts";
 import { startRedis } from "../scripts/services/redis.ts";
 import type { Bench, Services } from "./bench.ts";
+import { files } from "./files.ts";
+import { hosts } from "./hosts.ts";
 import { history } from "./history.ts";
 import { http } from "./http.ts";
 import { idle } from "./idle.ts";
@@ -13,7 +15,7 @@ import { overhead } from "./overhead.ts";
 import { relay } from "./relay.ts";
 import { voice } from "./voice.ts";
 
-const benches: Record<string, Bench> = { relay, idle, overhead, http, history, logins, voice };
+const benches: Record<string, Bench> = { relay, idle, overhead, http, history, logins, voice, files, hosts };
 
 process.chdir(resolve(import.meta.dir, ".."));
 const [name = "--help", ...rest] = process.argv.slice(2);
@@ -26,6 +28,26 @@ let stopping: Promise<never> | null = null;
 if (!bench || rest.includes("--help") || rest.includes("-h")) {
   console.log(bench ? helpOf(name, bench) : helpOfAll());
   process.exit(bench || name === "--help" || name === "-h" ? 0 : 2);
+}
+if (bench.ownNetwork && process.env["REEF_OWN_NETWORK"] === undefined) {
+  if (process.getuid?.() !== 0) {
+    console.error(`bench: ${name} makes networks of its own, which only root may; start it as root.`);
+    process.exit(2);
+  }
+  const again = [
+    "sh",
+    "-c",
+    'ip link set lo up && exec "$@"',
+    "sh",
+    process.execPath,
+    "--no-env-file",
+    import.meta.path,
+  ];
+  const child = Bun.spawn(["setpriv", "--pdeathsig=TERM", "unshare", "--net", ...again, name, ...rest], {
+    env: { ...process.env, REEF_OWN_NETWORK: "1" },
+    stdio: ["ignore", "inherit", "inherit"],
+  });
+  process.exit(await child.exited);
 }
 const ticker = setInterval(() => {
   if (performance.now() - saidAt > 2_000) progress(phase);

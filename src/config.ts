@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { operationSettings } from "./lib/operationSettings.ts";
 import { LIST_PRICES, priceTable } from "./lib/prices.ts";
 import { flag, integer, isAppleKey, list, origins, text, url } from "./lib/settings.ts";
 
@@ -95,6 +96,12 @@ export const environmentSchema = z.object({
   BILLING_RECONCILE_MS: integer("How often all subscriptions are compared with Stripe", 1000, 604_800_000).default(
     21_600_000,
   ),
+  ROLE: z
+    .enum(["all", "front"])
+    .default("all")
+    .describe(
+      "all: serves people and answers for its gateway; front: serves people only, has no gateway, and needs none of its settings",
+    ),
   GATEWAY_ID: z
     .string()
     .regex(/^[a-z0-9][a-z0-9-]{0,40}$/, "must be a short lower-case name")
@@ -143,37 +150,7 @@ export const environmentSchema = z.object({
     10,
     60_000,
   ).default(250),
-  ALARM_WEBHOOK_URL: url(
-    "Where alarms are posted as JSON with a text, e.g. an incoming webhook of a chat",
-    /^https?$/,
-  ).optional(),
-  ALARM_EMAIL: z.email().describe("Who gets alarms by mail").optional(),
-  ALARM_REPEAT_MS: integer("How often an alarm that lasts is told again", 60_000, 604_800_000).default(21_600_000),
-  BACKUP_DIR: text("Folder of the backups on this machine").default("/var/backups/reef"),
-  BACKUP_MAX_AGE_MS: integer("A newest backup older than this is an alarm", 60_000, 2_592_000_000).default(108_000_000),
-  BACKUP_AGE_RECIPIENTS: list(
-    "Public age keys (age1…) that secrets in a backup are encrypted for; their private half is kept elsewhere",
-  ).default([]),
-  RESTIC_REPOSITORY: text(
-    "Second place of the backups, as restic names it, e.g. s3:https://s3.example.com/reef",
-  ).optional(),
-  RESTIC_PASSWORD: text("Encrypts the second place; with another one nothing can be read").optional(),
-  GATEWAY_FILES_URL: url(
-    "The gateway's folder served from its own host (src/files.ts), e.g. http://10.0.0.2:18790; without it the folder is here",
-    /^https?$/,
-  ).optional(),
-  GATEWAY_FILES_TOKEN: z
-    .string()
-    .min(16, "must have at least 16 characters")
-    .describe("Shared by src/files.ts and those who ask it")
-    .optional(),
-  GATEWAY_RESTART_DIR: text(
-    "Where the health check leaves a file named like the gateway to have it restarted (reef-restart-gateway@.path)",
-  ).optional(),
-  OTEL_EXPORTER_OTLP_ENDPOINT: url(
-    "Collector of traces (OTLP over HTTP), e.g. http://127.0.0.1:4318",
-    /^https?$/,
-  ).optional(),
+  ...operationSettings,
   CHAT_PING_MS: integer(
     "Interval of WebSocket pings; a client silent for 2.4 of them is closed (4408)",
     50,
@@ -197,6 +174,7 @@ export class ConfigError extends Error {
 const gatewayEnvironment = environmentSchema.pick({
   OPENCLAW_GATEWAY_DIR: true,
   OPENAI_BASE_URL: true,
+  CANARY_MODEL_URL: true,
   PRICES: true,
   GATEWAY_MAX_RUNS: true,
   TURN_TOTAL_MS: true,
@@ -206,17 +184,52 @@ export function loadGatewayConfig(env: Record<string, string | undefined>): z.ou
   return parse(gatewayEnvironment, env);
 }
 
+/** The part that the process beside a gateway needs (src/files.ts). */
+const filesEnvironment = environmentSchema
+  .pick({
+    OPENCLAW_GATEWAY_DIR: true,
+    GATEWAY_FILES_HOST: true,
+    GATEWAY_FILES_PORT: true,
+    GATEWAY_FILES_TOKEN: true,
+    LOG_LEVEL: true,
+  })
+  .required({ GATEWAY_FILES_TOKEN: true });
+export type FilesConfig = z.output<typeof filesEnvironment>;
+
+export function loadFilesConfig(env: Record<string, string | undefined>): FilesConfig {
+  return parse(filesEnvironment, env);
+}
+
+/** A process without a gateway is not asked for these, and what is given is not its own. */
+const NO_GATEWAY = {
+  GATEWAY_ID: "none",
+  OPENCLAW_GATEWAY_URL: "ws://127.0.0.1:1",
+  OPENCLAW_GATEWAY_TOKEN: "no gateway, no token",
+  OPENCLAW_GATEWAY_DIR: "/nonexistent",
+};
+
+/** The part that preparing the database needs. */
+export function loadDatabaseConfig(env: Record<string, string | undefined>): { DATABASE_URL: string } {
+  return parse(environmentSchema.pick({ DATABASE_URL: true }), env);
+}
+
 /** Reads the environment once. Pure: an empty variable counts as absent. Throws ConfigError with all faults at once. */
 export function loadConfig(env: Record<string, string | undefined>): Config {
-  const { REVEAL_EMAIL_TAKEN, ...rest } = parse(environmentSchema, env);
+  const { REVEAL_EMAIL_TAKEN, ...rest } = parse(environmentSchema, {
+    ...env,
+    ...(env["ROLE"]?.trim() === "front" && NO_GATEWAY),
+  });
   const apple = ["APPLE_TEAM_ID", "APPLE_KEY_ID", "APPLE_PRIVATE_KEY"] as const;
   const absent = apple.filter((name) => rest[name] === undefined);
   if (absent.length === 1 || absent.length === 2)
     throw new ConfigError(absent.map((name) => `${name} is missing: ${apple.join(", ")} belong together`));
+  if (rest.GATEWAY_FILES_URL !== undefined && rest.GATEWAY_FILES_TOKEN === undefined)
+    throw new ConfigError(["GATEWAY_FILES_TOKEN is missing: GATEWAY_FILES_URL needs it"]);
   return { ...rest, REVEAL_EMAIL_TAKEN: REVEAL_EMAIL_TAKEN ?? rest.NODE_ENV === "development" };
 }
 
-function parse<S extends z.ZodType>(schema: S, env: Record<string, string | undefined>): z.output<S> {
+/** Reads some of the variables, as `loadConfig` all. */
+export function parse<S extends z.ZodType>(schema: S, env: Record<string, string | undefined>): z.output<S> {
   const present = Object.fromEntries(
     Object.entries(env).filter(([, value]) => value !== undefined && value.trim() !== ""),
   );

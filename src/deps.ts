@@ -7,12 +7,16 @@ import { createGatewayClient, type GatewayClient } from "./clients/gateway.ts";
 import { createAppleTokens, type AppleTokens } from "./clients/appleTokens.ts";
 import { createIdentityProviders, type IdentityProviders } from "./clients/identityProviders.ts";
 import { createAlarmSender, type AlarmSender } from "./clients/alarmSender.ts";
+import { createNoGateway } from "./clients/noGateway.ts";
 import { createMailer, type Mailer } from "./clients/mailer.ts";
 import { connectRedis } from "./clients/redis.ts";
 import { createSpeechProvider, type SpeechProvider } from "./clients/speech.ts";
 import { createStripeClient, openStripe, type StripeClient } from "./clients/stripe.ts";
+import { createTraces } from "./clients/traces.ts";
+import { traceSpeech } from "./clients/speechTraces.ts";
 import { createStripeCatalog, type StripeCatalog } from "./clients/stripeCatalog.ts";
 import { createStripeSales, type StripeSales } from "./clients/stripeSales.ts";
+import { createRemoteWorkspaces } from "./clients/remoteWorkspaces.ts";
 import { createWorkspaces, type Workspaces } from "./clients/workspaces.ts";
 import { createAudioInspector, type AudioInspector } from "./lib/audio/inspector.ts";
 import { realClock, type Clock } from "./lib/clock.ts";
@@ -24,6 +28,7 @@ import { createMemoryBudget, type MemoryBudget } from "./lib/memoryBudget.ts";
 import { createMetrics, type Metrics } from "./lib/metrics.ts";
 import { createPasswords, type Passwords } from "./lib/passwords.ts";
 import { withDeadline } from "./lib/retry.ts";
+import type { Traces } from "./lib/trace.ts";
 
 /** Everything a service may need. A function takes `Pick<Deps, …>` of what it touches. */
 export interface Deps {
@@ -62,6 +67,7 @@ export interface Deps {
   localCounts: LocalCounts;
   metrics: Metrics;
   loopDelay: LoopDelay;
+  traces: Traces;
   /** Registers what closes with the process; closers run in reverse order, each within its deadline. */
   onClose(name: string, deadlineMs: number, close: () => unknown): void;
   close(): Promise<void>;
@@ -72,6 +78,9 @@ export function createDeps(config: Config, log: Log): Deps {
   const closers: { name: string; deadlineMs: number; close: () => unknown }[] = [];
   const onClose: Deps["onClose"] = (name, deadlineMs, close) => closers.push({ name, deadlineMs, close });
 
+  const processId = newId();
+  const traces = createTraces(config, log, processId);
+  onClose("traces", 500, () => traces.close());
   const sockets = new Set<Socket>();
   const sql = connectDatabase(config.DATABASE_URL, { max: config.DATABASE_POOL, name: "reef", sockets });
   onClose("postgres", 3000, () => sql.end({ timeout: 2 }));
@@ -81,14 +90,8 @@ export function createDeps(config: Config, log: Log): Deps {
   onClose("redis", 1000, () => redis.disconnect());
   const subscriber = connectRedis(config.REDIS_URL, config.REDIS_PREFIX, log);
   onClose("redis subscriber", 1000, () => subscriber.disconnect());
-  const gateway = createGatewayClient({
-    id: config.GATEWAY_ID,
-    url: config.OPENCLAW_GATEWAY_URL,
-    token: config.OPENCLAW_GATEWAY_TOKEN,
-    log,
-  });
+  const { gateway, workspaces } = config.ROLE === "front" ? createNoGateway() : openGateway(config, log);
   onClose("gateway", 1000, () => gateway.close());
-  const workspaces = createWorkspaces(config.OPENCLAW_GATEWAY_DIR, log);
   const mailer = createMailer(config, log);
   onClose("mailer", 1000, () => mailer?.close());
   const audio = createAudioInspector();
@@ -108,7 +111,7 @@ export function createDeps(config: Config, log: Log): Deps {
     config,
     log,
     clock: realClock,
-    processId: newId(),
+    processId,
     sql,
     watchSql,
     severDatabase: () => sockets.forEach((socket) => socket.destroy()),
@@ -121,7 +124,7 @@ export function createDeps(config: Config, log: Log): Deps {
     mailer,
     alarmSender: createAlarmSender(config, mailer),
     passwords: createPasswords(createCommonPasswords()),
-    speech: createSpeechProvider(config, log, metrics),
+    speech: traceSpeech(createSpeechProvider(config, log, metrics), traces, config),
     audio,
     soundMemory: createMemoryBudget(config.VOICE_MEMORY_BYTES),
     stripe: createStripeClient(config),
@@ -129,8 +132,21 @@ export function createDeps(config: Config, log: Log): Deps {
     localCounts: createLocalCounts(),
     metrics,
     loopDelay,
+    traces,
     onClose,
     close,
+  };
+}
+
+function openGateway(config: Config, log: Log): { gateway: GatewayClient; workspaces: Workspaces } {
+  const { GATEWAY_FILES_URL: filesUrl, GATEWAY_FILES_TOKEN: filesToken, OPENCLAW_GATEWAY_DIR: dir } = config;
+  const { GATEWAY_ID: id, OPENCLAW_GATEWAY_URL: url, OPENCLAW_GATEWAY_TOKEN: token } = config;
+  const isServed = filesUrl !== undefined && filesToken !== undefined;
+  return {
+    gateway: createGatewayClient({ id, url, token, log }),
+    workspaces: isServed
+      ? createRemoteWorkspaces({ url: filesUrl, token: filesToken, dir })
+      : createWorkspaces(dir, log),
   };
 }
 

@@ -1,9 +1,10 @@
+import { connectSystemd } from "./clients/systemd.ts";
 import { ConfigError, loadConfig } from "./config.ts";
 import { createDeps } from "./deps.ts";
 import { createLog } from "./lib/log.ts";
 import { startReef } from "./process.ts";
 
-/** The process: configuration, connections, server, loops, signals. */
+/** The process: configuration, connections, server, loops, signals; and systemd is told of each, where it started us. */
 async function main(): Promise<void> {
   const config = loadConfig(process.env);
   const log = createLog(config.LOG_LEVEL);
@@ -13,13 +14,17 @@ async function main(): Promise<void> {
     log.fatal({ err }, "uncaught exception");
     process.exit(1);
   });
+  const systemd = connectSystemd(process.env, log);
+  systemd.status("starting: waiting for the database, migrating");
   const deps = createDeps(config, log);
   const reef = await startReef(deps);
   log.info({ port: reef.port, process_id: deps.processId }, "listening");
+  systemd.ready(`serving on port ${reef.port}`);
   let stopping = false;
   const stop = () => {
     if (stopping) process.exit(1);
     stopping = true;
+    systemd.stopping();
     reef.stop().then(
       () => process.exit(0),
       () => process.exit(1),

@@ -11,9 +11,12 @@ import { startLoop } from "./lib/loop.ts";
 import { sleep, withDeadline } from "./lib/retry.ts";
 import { createChatSockets, type ChatSockets } from "./routes/chat.ts";
 import { createServer, type HttpServer } from "./server.ts";
+import { startAbandonedTurns } from "./services/abandonedTurns.ts";
+import { startCanaryWatch } from "./services/canary.ts";
 import { ChatHub } from "./services/chatHub.ts";
 import { startMailSender } from "./services/mailSender.ts";
 import { startDeletions } from "./services/deletion.ts";
+import { startGatewayBeat } from "./services/gatewayBeat.ts";
 import { startMonitor } from "./services/monitor.ts";
 import { createDatabaseWatch } from "./services/databaseWatch.ts";
 import { startPlanKeeper } from "./services/planKeeper.ts";
@@ -28,7 +31,9 @@ const SWEEP_MS = 5_000;
 const RESYNC_MS = 30_000;
 const DRAIN_MS = 8_000;
 /** What hangs beyond this is left behind: its turns run out of their leases. */
-const LOOPS_STOP_MS = 10_000;
+const LOOPS_STOP_MS = 8_700;
+/** All of a stop, whatever hangs: less than systemd (reef-api@.service) and the launcher wait before they kill. */
+const STOP_MS = 9_500;
 /** Who is connected, or on the way here while new connections go to others, sends a request within this time. */
 const LAST_REQUESTS_MS = 1_000;
 const DATABASE_WAIT_MS = 60_000;
@@ -45,7 +50,13 @@ export interface RunningReef {
 export async function startReef(deps: Deps): Promise<RunningReef> {
   const { config, log } = deps;
   await waitForDatabase(deps);
-  await registerGateway(deps.sql, { id: config.GATEWAY_ID, workingSet: config.GATEWAY_WORKING_SET });
+  await deps.traces.ready().catch(() => undefined);
+  if (config.ROLE !== "front")
+    await registerGateway(deps.sql, {
+      id: config.GATEWAY_ID,
+      workingSet: config.GATEWAY_WORKING_SET,
+      filesUrl: config.GATEWAY_FILES_URL ?? null,
+    });
   let draining = false;
   const parts = startParts(deps);
   const sockets = createChatSockets(deps, parts.hub, parts.engine);
@@ -60,6 +71,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
     port: server.port ?? config.PORT,
     async stop() {
       draining = true;
+      const endsAt = performance.now() + STOP_MS;
       log.info("shutting down");
       sockets.closeAll("restart");
       // Bun closes a connection that has not asked anything yet, and the kernel resets one that was not accepted.
@@ -76,8 +88,11 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
         log.warn({ err }, "did not stop in time"),
       );
       await answered;
-      await withDeadline(unlisten(), 1000, "unlisten").catch(() => undefined);
-      await deps.close();
+      const unlistened = withDeadline(unlisten(), 1000, "unlisten").catch(() => undefined);
+      const closed = unlistened.then(() => deps.close());
+      await withDeadline(closed, endsAt - performance.now(), "closing").catch((err: unknown) =>
+        log.warn({ err }, "did not close in time"),
+      );
     },
   };
 }
@@ -89,7 +104,10 @@ function startParts(deps: Deps) {
     hub,
     engine: new TurnEngine(deps, hub),
     reconciler: startReconciler(deps),
+    gatewayBeat: startGatewayBeat(deps),
+    abandonedTurns: startAbandonedTurns(deps, hub),
     monitor: startMonitor(deps),
+    canary: startCanaryWatch(deps),
     mails: startMailSender(deps),
     deletions: startDeletions(deps),
     reservations: startUsageSweeper(deps),
@@ -116,7 +134,10 @@ function hearNotices(deps: Deps, parts: Parts): (notice: Notice) => void {
   const { hub, engine, reconciler } = parts;
   const act: Record<Notice["kind"], (id: string) => void> = {
     turn: () => engine.wake(),
-    stop: () => engine.wakeStops(),
+    stop: () => {
+      engine.wakeStops();
+      parts.abandonedTurns.wake();
+    },
     deletion: () => parts.deletions.wake(),
     mail: () => parts.mails.wake(),
     stripe: () => parts.stripeInbox.wake(),

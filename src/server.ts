@@ -6,7 +6,7 @@ import { allowOrigins, securityHeaders } from "./http/headers.ts";
 import { idempotency } from "./http/idempotency.ts";
 import { takeLargeBody } from "./http/largeBody.ts";
 import { metered } from "./http/metered.ts";
-import { limitBody, measure, requestLog, sendElsewhere } from "./http/middleware.ts";
+import { limitBody, measure, requestLog, sendElsewhere, traceRequest } from "./http/middleware.ts";
 import { requireOperator, requireOperatorOrLocal } from "./http/operator.ts";
 import { renderNoRoute, renderProblem } from "./http/problem.ts";
 import { takeUpload } from "./http/upload.ts";
@@ -48,6 +48,7 @@ export function createServer(deps: Deps, hub: ChatHub, engine: Starter, isDraini
   });
   const { app, specs } = router;
   app.use(requestLog(deps.log, deps.config.TRUSTED_PROXIES), measure(deps.metrics), securityHeaders(deps.config));
+  app.use(traceRequest(deps.traces));
   app.use("/api/*", allowOrigins(deps.config));
   app.use(sendElsewhere(isDraining), limitBody(specs));
   app.onError(renderProblem);

@@ -15,29 +15,42 @@ const LEVELS = [
   ["routes", "jobs"],
   ["server"],
   ["process"],
-  ["main"],
+  ["main", "files"],
 ];
 const MAY_READ_ENVIRONMENT = [
+  "files.ts",
   "main.ts",
+  // Hands it on, whole, to the programs it runs.
+  "clients/programs.ts",
   "jobs/admin.ts",
   "jobs/alarm.ts",
   "jobs/doctor.ts",
   "jobs/migrate.ts",
+  "jobs/finishRestore.ts",
   "jobs/parkAgents.ts",
+  "jobs/prepareDatabase.ts",
   "jobs/runTimer.ts",
   "jobs/verify.ts",
 ];
 const MAY_TOUCH_FILES = [
+  "clients/archives.ts",
+  "clients/backupFolder.ts",
+  "clients/canaryFiles.ts",
   "clients/commonPasswords.ts",
+  "clients/gatewayCopy.ts",
   "clients/host.ts",
   "clients/mailFolder.ts",
   "clients/mailTemplates.ts",
+  "clients/ownFiles.ts",
+  "clients/postgresTools.ts",
+  "clients/programs.ts",
+  "clients/sqliteCopies.ts",
   "clients/workspaceFiles.ts",
   "clients/workspaces.ts",
   "clients/workspaceSize.ts",
   "db/migrate.ts",
 ];
-const MAY_USE_BUN = ["lib/passwords.ts", "process.ts", "routes/chat.ts", "routes/docs.ts"];
+const MAY_USE_BUN = ["files.ts", "lib/passwords.ts", "process.ts", "routes/chat.ts", "routes/docs.ts"];
 /** Rows found by the gateway or by a lease, not asked for by a person: the reconciler's and the engine's own writes. */
 const GATEWAY_SIDE = ["db/workingSet.ts", "db/turns.ts", "db/gateways.ts"];
 const USER_OWNED =

@@ -8,6 +8,7 @@ import { migrate } from "../src/db/migrate.ts";
 import { createWorkspaces } from "../src/clients/workspaces.ts";
 import { connectDatabase, type Sql } from "../src/db/connect.ts";
 import { createDeps, type Deps } from "../src/deps.ts";
+import { startFiles } from "../src/files.ts";
 import { newId } from "../src/lib/ids.ts";
 import { createLog } from "../src/lib/log.ts";
 import { LIST_PRICES } from "../src/lib/prices.ts";
@@ -16,6 +17,7 @@ import { renderGatewayConfig } from "../src/services/gatewayConfig.ts";
 import { startFakeGateway, type FakeGateway } from "./fakes/gateway.ts";
 
 const TOKEN = "test-gateway-token";
+export const FILES_TOKEN = "test-files-token";
 const TEMPLATE = "reef_template";
 
 export interface TestReef {
@@ -60,20 +62,44 @@ export async function createTestDatabase(base = requireEnv("TEST_DATABASE_URL"))
   return url(name);
 }
 
-/** A whole Reef on a database, a Redis prefix and a fake gateway of its own. `overrides` are environment variables. */
-export async function startTestReef(overrides: Record<string, string> = {}): Promise<TestReef> {
+/** The process beside a gateway, in this one: how it is reached, and its end. */
+export function serveFolder(dir: string, port = 0): { env: Record<string, string>; stop(): Promise<void> } {
+  const files = startFiles(
+    {
+      OPENCLAW_GATEWAY_DIR: dir,
+      GATEWAY_FILES_HOST: "127.0.0.1",
+      GATEWAY_FILES_PORT: port,
+      GATEWAY_FILES_TOKEN: FILES_TOKEN,
+      LOG_LEVEL: "silent",
+    },
+    createLog("silent"),
+  );
+  const url = `http://127.0.0.1:${files.port}`;
+  return { env: { GATEWAY_FILES_URL: url, GATEWAY_FILES_TOKEN: FILES_TOKEN }, stop: () => files.stop() };
+}
+
+/** A fake gateway with a folder of its own, configured with nobody. */
+export async function startTestGateway(): Promise<{ dir: string; gateway: FakeGateway }> {
   // The runner removes folders of processes that are no more; those of others that test right now stay.
   const dir = mkdtempSync(join(tmpdir(), `reef-test-${pid}-`));
   for (const name of ["state", "home", "workspaces"]) mkdirSync(join(dir, name));
   const config = {
     OPENAI_BASE_URL: "http://127.0.0.1:1/v1",
+    CANARY_MODEL_URL: "http://127.0.0.1:18799",
     PRICES: LIST_PRICES,
     GATEWAY_MAX_RUNS: 16,
     TURN_TOTAL_MS: 300_000,
   };
   const workspaces = createWorkspaces(dir, createLog("silent"));
   await workspaces.writeConfig(renderGatewayConfig({ config, workspaces }, []));
-  const gateway = await startFakeGateway({ dir, token: TOKEN });
+  return { dir, gateway: await startFakeGateway({ dir, token: TOKEN }) };
+}
+
+/** A whole Reef on a database, a Redis prefix and a fake gateway of its own. `overrides` are environment variables. */
+export async function startTestReef(overrides: Record<string, string> = {}): Promise<TestReef> {
+  const { dir, gateway } = await startTestGateway();
+  // test/api/remoteFiles.test.ts runs the suites of the folder once more like this.
+  const files = process.env["REEF_TEST_FILES"] === "remote" ? serveFolder(dir) : null;
   const env = {
     NODE_ENV: "test",
     PORT: "0",
@@ -89,19 +115,21 @@ export async function startTestReef(overrides: Record<string, string> = {}): Pro
     OPENCLAW_GATEWAY_DIR: dir,
     GATEWAY_RELOAD_DEBOUNCE_MS: "10",
     TURN_LEASE_MS: "1000",
+    ...files?.env,
     ...overrides,
   };
-  const process = await startProcess(env);
+  const first = await startProcess(env);
   return {
-    ...process,
-    sql: process.deps.sql,
+    ...first,
+    sql: first.deps.sql,
     gateway,
     dir,
     env,
-    stopProcess: () => process.stop(),
+    stopProcess: () => first.stop(),
     stop: async () => {
-      await process.stop().catch(() => undefined);
+      await first.stop().catch(() => undefined);
       await gateway.stop();
+      await files?.stop();
       rmSync(dir, { recursive: true, force: true });
     },
   };

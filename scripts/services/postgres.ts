@@ -37,22 +37,39 @@ type PostgresOptions = {
   /** False gives up crash safety for speed: for tests. */
   durable: boolean;
   log: Log;
+  /** Another server than the bundled one: where its programs lie, and what its libraries need. */
+  programs?: { bin: string; env: Record<string, string> };
 };
 
-type Place = { dataDir: string; cluster: string; logFile: string; env: Record<string, string>; privileges: string[] };
+type Place = {
+  dataDir: string;
+  cluster: string;
+  logFile: string;
+  bin: string;
+  bundled: boolean;
+  env: Record<string, string>;
+  privileges: string[];
+};
 
 /** Starts the bundled Postgres 18 on a free port of 127.0.0.1. Throws StartError with a sentence for people. */
 export async function startPostgres(options: PostgresOptions): Promise<Postgres> {
   const dataDir = resolve(options.dataDir);
   mkdirSync(dataDir, { recursive: true, mode: 0o700 });
   const owner = databaseOwner(dataDir);
+  const bin = options.programs?.bin ?? join(native, "bin");
   await clearStalePid(join(dataDir, "cluster"));
   const place: Place = {
     dataDir,
     cluster: join(dataDir, "cluster"),
     logFile: join(dataDir, "postgres.log"),
-    env: { PATH: process.env["PATH"] ?? "/usr/bin:/bin", LANG: "C", LD_LIBRARY_PATH: linkLibraries(dataDir) },
-    privileges: owner === null ? [] : privilegesFor(owner, dataDir),
+    bin,
+    bundled: options.programs === undefined,
+    env: {
+      PATH: process.env["PATH"] ?? "/usr/bin:/bin",
+      LANG: "C",
+      ...(options.programs?.env ?? { LD_LIBRARY_PATH: linkLibraries(dataDir) }),
+    },
+    privileges: owner === null ? [] : privilegesFor(owner, dataDir, bin),
   };
   const password = readPassword(dataDir, owner);
   rotateLog(place.logFile);
@@ -87,12 +104,12 @@ function databaseOwner(dataDir: string): { uid: number; gid: number } | null {
 }
 
 /** setpriv flags for that user; when folders on the way are closed to it (a 0700 home), it may pass them as root may. */
-function privilegesFor(owner: { uid: number; gid: number }, dataDir: string): string[] {
+function privilegesFor(owner: { uid: number; gid: number }, dataDir: string, bin: string): string[] {
   const user = [`--reuid=${owner.uid}`, `--regid=${owner.gid}`, "--clear-groups"];
   const capability = ["--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override"];
   // Without the secure bit access(2), with which initdb looks for postgres, ignores the capability.
   const passing = [...user, ...capability, "--securebits=+no_setuid_fixup"];
-  const probe = ["sh", "-c", 'test -r "$0" && cd "$1"', join(native, "bin/postgres"), dataDir];
+  const probe = ["sh", "-c", 'test -r "$0" && cd "$1"', join(bin, "postgres"), dataDir];
   for (const flags of [user, passing]) {
     if (spawnSync("setpriv", [...flags, ...probe], { stdio: "ignore" }).status === 0) return flags;
   }
@@ -157,11 +174,12 @@ function readPassword(dataDir: string, owner: { uid: number; gid: number } | nul
 async function createCluster(place: Place, durable: boolean): Promise<void> {
   const half = `${place.cluster}.new`;
   rmSync(half, { recursive: true, force: true });
-  const locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"];
+  const builtin = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"];
+  const locale = ["--encoding=UTF8", "--locale=C", ...(place.bundled ? builtin : [])];
   const login = ["--username=reef", "--auth=scram-sha-256", `--pwfile=${join(place.dataDir, "password")}`];
   const sync = durable ? [] : ["--no-sync"];
   const initdb = spawnChild({
-    command: [join(native, "bin/initdb"), `--pgdata=${half}`, ...locale, ...login, ...sync],
+    command: [join(place.bin, "initdb"), `--pgdata=${half}`, ...locale, ...login, ...sync],
     env: place.env,
     deathSignal: "KILL",
     logFile: place.logFile,
@@ -173,12 +191,14 @@ async function createCluster(place: Place, durable: boolean): Promise<void> {
 
 async function startServer(place: Place, durable: boolean, password: string): Promise<{ child: Child; port: number }> {
   const settings = ["listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200"];
+  // Not every package of a distribution brings what compiles queries.
+  if (!place.bundled) settings.push("jit=off");
   if (!durable) settings.push("fsync=off", "synchronous_commit=off", "full_page_writes=off");
   for (let attempt = 1; attempt <= 3; attempt += 1) {
     const port = freePort();
     const child = spawnChild({
       command: [
-        join(native, "bin/postgres"),
+        join(place.bin, "postgres"),
         "-D",
         place.cluster,
         "-p",

@@ -28,7 +28,10 @@ const TIMEOUT_MS = 10_000;
  * A sender as the configuration says: ALARM_WEBHOOK_URL gets the message as JSON, with a `text` that Slack, Mattermost
  * and their like show; ALARM_EMAIL gets a mail by the same mailer as everybody's.
  */
-export function createAlarmSender(config: Config, mailer: Mailer | null): AlarmSender {
+export function createAlarmSender(
+  config: Pick<Config, "ALARM_WEBHOOK_URL" | "ALARM_EMAIL">,
+  mailer: Mailer | null,
+): AlarmSender {
   const { ALARM_WEBHOOK_URL: webhook, ALARM_EMAIL: address } = config;
   return {
     isConfigured: webhook !== undefined || (address !== undefined && mailer !== null),

@@ -43,6 +43,8 @@ export interface GatewayClient {
   listAgents(): Promise<string[]>;
   /** Closes the agent's files and marks its id as dead for ever; an unknown id is no error. */
   deleteAgent(agentId: string): Promise<void>;
+  /** Begins the agent's conversation anew: what runs is aborted, what was said is gone. */
+  forgetConversation(agentId: string): Promise<void>;
   readConfigStatus(): Promise<{ valid: boolean; applied: boolean; hash: string; issues: string[] }>;
   close(): void;
 }
@@ -116,6 +118,12 @@ export function createGatewayClient(options: { id: string; url: string; token: s
     async deleteAgent(agentId) {
       // Nothing else may change the configuration while it works, so its end is waited for, however busy it is.
       await admin.call("agents.delete", { agentId, deleteFiles: true }, z.unknown(), DELETE_MS);
+    },
+    async forgetConversation(agentId) {
+      const key = sessionKeyOf(agentId);
+      // One whose answer is still being tried would be waited for.
+      await chat.call("chat.abort", { sessionKey: key }, z.unknown());
+      await admin.call("sessions.delete", { key, deleteTranscript: true }, z.unknown());
     },
     async readConfigStatus() {
       const config = await admin.call("config.get", {}, configSchema);

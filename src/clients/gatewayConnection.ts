@@ -76,7 +76,7 @@ export function openGatewayConnection(options: ConnectionOptions) {
     failPending();
     if (ready) {
       ready = false;
-      log.warn({ connection: name, why }, "gateway connection lost");
+      if (!closed) log.warn({ connection: name, why }, "gateway connection lost");
       options.onLost();
     }
     if (!closed) retryTimer = setTimeout(connect, backoffDelay(attempt++, RECONNECT_BASE_MS, RECONNECT_CAP_MS));

@@ -38,7 +38,10 @@ const SILENT_MS = 20_000;
 const TOTAL_MS = 40_000;
 
 /** A mailer as the configuration says: SMTP, a folder, or null when mails can't go anywhere and wait in the outbox. */
-export function createMailer(config: Config, log: Log): Mailer | null {
+export function createMailer(
+  config: Pick<Config, "SMTP_URL" | "MAIL_DIR" | "MAIL_FROM" | "NODE_ENV">,
+  log: Log,
+): Mailer | null {
   const { SMTP_URL, MAIL_DIR, NODE_ENV } = config;
   if (SMTP_URL) return createSmtpMailer(SMTP_URL, config.MAIL_FROM);
   if (NODE_ENV === "production")

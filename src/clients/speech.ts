@@ -55,7 +55,7 @@ const BYTES_A_SECOND = 64 * 1024;
 export function createSpeechProvider(
   config: SpeechConfig,
   log: Log,
-  metrics?: Pick<Metrics, "speechFailures">,
+  metrics?: Pick<Metrics, "speechFailures" | "speechCalls">,
 ): SpeechProvider | null {
   const key = config.OPENAI_API_KEY;
   if (key === undefined) return null;
@@ -74,7 +74,9 @@ export function createSpeechProvider(
       const limitMs = silenceMs + (input.bytes.length / BYTES_A_SECOND) * 1000;
       try {
         const answer = await call.wait(limitMs, () => askWhatWasSaid(connect(config, key, call), config, call, input));
-        return readHeard(answer);
+        const heard = readHeard(answer);
+        metrics?.speechCalls.inc({ call: "transcribe" });
+        return heard;
       } catch (error) {
         if (isTooShort(error)) return { text: "", durationSeconds: null, noSpeech: true };
         throw fail("transcribe", call, error);
@@ -86,6 +88,7 @@ export function createSpeechProvider(
       const call = startSpeechCall(input.signal, totalMs);
       try {
         const sound = await call.wait(silenceMs, () => beginToSpeak(connect(config, key, call), call, input));
+        metrics?.speechCalls.inc({ call: "speak" });
         return passOn(call, sound, silenceMs, (error) => fail("speak", call, error));
       } catch (error) {
         throw fail("speak", call, error);

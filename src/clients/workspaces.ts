@@ -2,6 +2,7 @@ import { access, mkdir, open, readdir, readFile, rename, rm, writeFile } from "n
 import { join } from "node:path";
 import { newId } from "../lib/ids.ts";
 import type { Log } from "../lib/log.ts";
+import { createCanaryFiles } from "./canaryFiles.ts";
 import { readWorkspace, type WorkspaceFile } from "./workspaceFiles.ts";
 import { holdSize, isPlainFile } from "./workspaceSize.ts";
 
@@ -18,7 +19,18 @@ export interface AgentSettings {
 }
 
 type ReadTemplate = (name: string) => Promise<string>;
-export type Workspaces = ReturnType<typeof createWorkspaces>;
+export type LocalWorkspaces = ReturnType<typeof createWorkspaces>;
+/** A gateway's folder, here or on another host (remoteWorkspaces.ts). Parking is done beside it only. */
+export type Workspaces = Omit<LocalWorkspaces, "parkAll">;
+
+/** What the gateway's configuration says of where things lie on its own host. */
+export function pathsIn(dir: string): { workspaceOf: (agentId: string) => string; logFile: string } {
+  return {
+    workspaceOf: (agentId) => join(dir, "workspaces", checkId(agentId)),
+    /** Where the gateway logs. */
+    logFile: join(dir, "gateway.log"),
+  };
+}
 
 /**
  * The only writer of a gateway's folder: `openclaw.json`, `workspaces/<agent>`, and, for parking and purging,
@@ -33,14 +45,14 @@ export function createWorkspaces(dir: string, log: Log) {
     return text;
   };
   const configPath = join(dir, "openclaw.json");
-  const workspaceOf = (agentId: string) => join(dir, "workspaces", checkId(agentId));
+  const { workspaceOf, logFile } = pathsIn(dir);
   const stateOf = (agentId: string) => join(dir, "state", "agents", checkId(agentId));
   const parkedOf = (agentId: string) => join(dir, "parked", checkId(agentId));
 
   return {
+    ...createCanaryFiles(dir),
     workspaceOf,
-    /** Where the gateway logs. */
-    logFile: join(dir, "gateway.log"),
+    logFile,
 
     /** Makes an agent ready to be configured: its workspace from the templates (never over an existing one), its state unparked. */
     async prepare(settings: AgentSettings): Promise<void> {

@@ -47,12 +47,15 @@ export async function listUntoldAlarms(sql: Queryable, input: { repeatMs: number
 }
 
 /** Records that somebody was told of the alarm as it was read; a change since then is told, too. */
-export async function markAlarmTold(sql: Queryable, alarm: Pick<Alarm, "key" | "resolvedAt">): Promise<void> {
+export async function markAlarmTold(
+  sql: Queryable,
+  alarm: Pick<Alarm, "key" | "severity" | "resolvedAt">,
+): Promise<void> {
   if (alarm.resolvedAt) {
     await sql`update alarms set resolution_sent_at = now() where key = ${alarm.key} and resolved_at is not null`;
     return;
   }
-  await sql`update alarms set sent_at = now() where key = ${alarm.key}`;
+  await sql`update alarms set sent_at = now() where key = ${alarm.key} and severity = ${alarm.severity}`;
 }
 
 /** What is wrong now, the oldest first. */

@@ -32,6 +32,10 @@ export const AUDIT_ACTIONS = [
   "operator.token_revoked",
   "operator.token_refused",
   "billing.prices_synced",
+  "gateway.drained",
+  "gateway.activated",
+  "gateway.placement_stopped",
+  "gateway.placement_allowed",
 ] as const;
 export type AuditAction = (typeof AUDIT_ACTIONS)[number];
 

@@ -18,6 +18,7 @@ export type ListedRow = Place & { json: string };
 export interface ExportedAssistant {
   id: string;
   agentId: string;
+  gatewayId: string;
   displayName: string | null;
   createdAt: Date;
   /** The conversation as it was when the export began. */
@@ -54,7 +55,7 @@ export async function findAccount(
 
 export async function listExportedAssistants(sql: Queryable, userId: string): Promise<ExportedAssistant[]> {
   return sql<ExportedAssistant[]>`
-    select id, agent_id, display_name, created_at, last_seq, json_build_object(
+    select id, agent_id, gateway_id, display_name, created_at, last_seq, json_build_object(
       'id', id, 'agent_id', agent_id, 'display_name', display_name, 'voice', voice, 'model', model, 'status', status,
       'message_count', message_count, 'last_active_at', last_active_at, 'last_used_at', last_used_at,
       'created_at', created_at, 'updated_at', updated_at) as about

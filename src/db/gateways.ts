@@ -1,18 +1,80 @@
 import type { Queryable } from "./connect.ts";
 
+/** A gateway that no process has been connected to for this long is away: its host, its engine, or itself. */
+const AWAY_SECONDS = 60;
+export const isSeen = (sql: Queryable) =>
+  sql`coalesce(g.last_seen_at > now() - make_interval(secs => ${AWAY_SECONDS}), false)`;
+const assistantsOf = (sql: Queryable) =>
+  sql`(select count(*)::int from assistants a where a.gateway_id = g.id and a.status <> 'deleted')`;
+
 /** Makes sure that the configured gateway has its row. */
-export async function registerGateway(sql: Queryable, gateway: { id: string; workingSet: number }): Promise<void> {
+export async function registerGateway(
+  sql: Queryable,
+  gateway: { id: string; workingSet: number; filesUrl: string | null },
+): Promise<void> {
   await sql`
-    insert into gateways (id, working_set) values (${gateway.id}, ${gateway.workingSet})
-    on conflict (id) do update set working_set = excluded.working_set`;
+    insert into gateways (id, working_set, files_url) values (${gateway.id}, ${gateway.workingSet}, ${gateway.filesUrl})
+    on conflict (id) do update set working_set = excluded.working_set, files_url = excluded.files_url`;
 }
 
-/** Where a new assistant goes: the active gateway with the fewest. */
+/** A process is connected to the gateway now. */
+export async function touchGateway(sql: Queryable, id: string): Promise<void> {
+  await sql`update gateways set last_seen_at = now() where id = ${id}`;
+}
+
+/** Where a new assistant goes: an active gateway, one that is there before one that is away, the one with the fewest. */
 export async function findPlacement(sql: Queryable): Promise<string | null> {
   const [row] = await sql<{ id: string }[]>`
-    select g.id from gateways g where g.status = 'active'
-    order by (select count(*) from assistants a where a.gateway_id = g.id and a.status <> 'deleted'), g.id limit 1`;
+    select g.id from gateways g where g.status = 'active' and g.placement_stopped_reason is null
+    order by ${isSeen(sql)} desc, ${assistantsOf(sql)}, g.id limit 1`;
   return row?.id ?? null;
+}
+
+/** Where a gateway's folder is served; null: nowhere but on its host. */
+export async function findFilesUrl(sql: Queryable, id: string): Promise<string | null> {
+  const [row] = await sql<{ filesUrl: string | null }[]>`select files_url from gateways where id = ${id}`;
+  return row?.filesUrl ?? null;
+}
+
+/** A gateway as operators see it. */
+export interface GatewayRow {
+  id: string;
+  status: "active" | "draining" | "down";
+  placementStoppedReason: string | null;
+  filesUrl: string | null;
+  version: string | null;
+  lastSeenAt: Date | null;
+  /** Whether a process is connected to it. */
+  seen: boolean;
+  assistants: number;
+  queued: number;
+}
+
+export async function listGateways(sql: Queryable): Promise<GatewayRow[]> {
+  return sql<GatewayRow[]>`
+    select g.id, g.status, g.placement_stopped_reason, g.files_url, g.version, g.last_seen_at, ${isSeen(sql)} as seen,
+      ${assistantsOf(sql)} as assistants,
+      (select count(*)::int from turns t where t.gateway_id = g.id and t.status = 'queued') as queued
+    from gateways g order by g.id`;
+}
+
+/** Every gateway that somebody may need: one that gets assistants, or has some. */
+export async function listNeededGateways(sql: Queryable): Promise<{ id: string; seen: boolean }[]> {
+  return sql<{ id: string; seen: boolean }[]>`
+    select g.id, ${isSeen(sql)} as seen from gateways g
+    where g.status = 'active' or exists (select 1 from assistants a where a.gateway_id = g.id and a.status <> 'deleted')
+    order by g.id`;
+}
+
+/** Null when there is no such gateway. */
+export async function setGatewayStatus(
+  sql: Queryable,
+  input: { id: string; status: "active" | "draining" },
+): Promise<{ changed: boolean } | null> {
+  const [before] = await sql<{ status: string }[]>`select status from gateways where id = ${input.id} for update`;
+  if (!before) return null;
+  await sql`update gateways set status = ${input.status} where id = ${input.id}`;
+  return { changed: before.status !== input.status };
 }
 
 /** What Reef wrote into the gateway's configuration last, and which process of the gateway it was for. */

@@ -40,3 +40,16 @@ export async function listNewestRuns(sql: Queryable): Promise<{ job: string; las
     from job_runs r where r.outcome <> 'skipped' order by r.job, r.started_at desc`;
   return rows.map(({ lastOkAt, ...last }) => ({ job: last.job, last, lastOkAt }));
 }
+
+/** The newest run that left a whole backup (a failure of the second place leaves one), drill, and drill that went well. */
+export async function findBackupRuns(
+  sql: Queryable,
+): Promise<{ backup: JobRun | null; drill: JobRun | null; verified: JobRun | null }> {
+  const [backup] = await sql<JobRun[]>`
+    select * from job_runs where job = 'backup' and details @> '{"local": true}' order by started_at desc limit 1`;
+  const [drill] = await sql<JobRun[]>`
+    select * from job_runs where job = 'verify-backup' and finished_at is not null order by started_at desc limit 1`;
+  const [verified] = await sql<JobRun[]>`
+    select * from job_runs where job = 'verify-backup' and outcome = 'ok' order by started_at desc limit 1`;
+  return { backup: backup ?? null, drill: drill ?? null, verified: verified ?? null };
+}

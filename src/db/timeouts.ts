@@ -19,9 +19,13 @@ export async function limitTransactions(sql: Queryable): Promise<void> {
   end $$`);
 }
 
-/** For a session (`local` false) or a transaction whose work rightly takes longer; 0 is without an end. */
+/**
+ * For a session (`local` false) or a transaction whose work rightly takes longer; 0 is without an end. Within a
+ * transaction Postgres takes no other number while one counts: it has to be switched off first.
+ */
 export async function setTransactionLimit(sql: Queryable, ms: number, local: boolean): Promise<void> {
-  await sql`
-    select set_config('transaction_timeout', ${String(ms)}, ${local})
-    where current_setting('transaction_timeout', true) is not null`;
+  for (const limit of local && ms > 0 ? [0, ms] : [ms])
+    await sql`
+      select set_config('transaction_timeout', ${String(limit)}, ${local})
+      where current_setting('transaction_timeout', true) is not null`;
 }

@@ -1,4 +1,5 @@
 import type { Queryable } from "./connect.ts";
+import { isSeen } from "./gateways.ts";
 import { notify } from "./notify.ts";
 
 export type TurnStatus = "queued" | "dispatched" | "streaming" | "done" | "failed" | "stopped";
@@ -167,6 +168,39 @@ export async function listTurnsToDrop(sql: Queryable, input: { gatewayId: string
     where t.gateway_id = ${input.gatewayId} and t.status = 'queued'
       and (t.stop_requested or u.status <> 'active' or t.queued_at < now() - make_interval(secs => ${input.waitMs / 1000}))
     limit 100`;
+}
+
+const ofAnother = (sql: Queryable, gatewayId: string) =>
+  sql`t.gateway_id in (select g.id from gateways g where g.id <> ${gatewayId} and not ${isSeen(sql)})`;
+
+/** As `listTurnsToDrop`, of all gateways but ours that no process is connected to. */
+export async function listAbandonedTurns(
+  sql: Queryable,
+  input: { gatewayId: string; waitMs: number },
+): Promise<Turn[]> {
+  return sql<Turn[]>`
+    select ${columns(sql)} from turns t
+    where ${ofAnother(sql, input.gatewayId)} and t.status = 'queued'
+      and (t.stop_requested or t.queued_at < now() - make_interval(secs => ${input.waitMs / 1000}))
+    limit 100`;
+}
+
+/**
+ * Takes running turns of such gateways whose lease ran out and that were dispatched longer than `afterMs` ago, when no
+ * run of theirs can go on any more. To be ended, not to be run.
+ */
+export async function takeLostTurns(
+  sql: Queryable,
+  input: { gatewayId: string; owner: string; leaseMs: number; afterMs: number },
+): Promise<Turn[]> {
+  const seconds = (ms: number) => sql`make_interval(secs => ${ms / 1000})`;
+  return sql<Turn[]>`
+    update turns t set lease_owner = ${input.owner}, lease_until = now() + ${seconds(input.leaseMs)}
+    where t.id in (
+      select t.id from turns t where ${ofAnother(sql, input.gatewayId)} and t.status in ('dispatched', 'streaming')
+        and t.lease_until < now() and t.dispatched_at < now() - ${seconds(input.afterMs)}
+      for update skip locked)
+    returning ${columns(sql)}`;
 }
 
 /** Asks a turn (or all unfinished ones of the assistant) to stop. Returns the turns asked. */

@@ -125,3 +125,34 @@ export async function finishPurge(sql: Queryable, input: { id: string; userId: s
     where id = ${input.id} and user_id = ${input.userId} and status = 'deleted'`;
   await notify(sql, "deletion", input.userId);
 }
+
+/** Each gateway, and how many assistants of free plans there were unused for `days`. */
+export async function countInactive(sql: Queryable, days: number): Promise<{ gatewayId: string; inactive: number }[]> {
+  return sql<{ gatewayId: string; inactive: number }[]>`
+    select g.id as gateway_id, count(a.id)::int as inactive from gateways g left join assistants a
+      on a.gateway_id = g.id and ${isInactive(sql, days)}
+    group by g.id order by g.id`;
+}
+
+/**
+ * Puts those of them to sleep that are not, in the caller's transaction; `busy` is how many stay, because a message waits
+ * or is answered. Looks only at what is not asleep: a few, since it holds up the gateway's queue.
+ */
+export async function sleepInactive(
+  sql: Queryable,
+  { gatewayId, days }: { gatewayId: string; days: number },
+): Promise<{ slept: number; busy: number }> {
+  await lockGatewayQueue(sql, gatewayId);
+  const rows = await sql<{ id: string; busy: boolean }[]>`
+    select a.id, exists (
+      select 1 from turns t where t.assistant_id = a.id and t.status in ('queued', 'dispatched', 'streaming')) as busy
+    from assistants a where a.gateway_id = ${gatewayId} and a.state <> 'asleep' and ${isInactive(sql, days)}`;
+  const ids = rows.filter((row) => !row.busy).map((row) => row.id);
+  await sql`update assistants set state = 'asleep', state_reason = null where id = any(${ids}::uuid[])`;
+  for (const id of ids) await notify(sql, "assistant", id);
+  if (ids.length > 0) await notify(sql, "gateway", gatewayId);
+  return { slept: ids.length, busy: rows.length - ids.length };
+}
+
+const isInactive = (sql: Queryable, days: number) => sql`
+  a.status <> 'deleted' and a.last_used_at < now() - make_interval(days => ${days}) and plan_of(a.user_id) = 'free'`;

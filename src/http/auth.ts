@@ -9,7 +9,9 @@ export function requireUser(deps: Pick<Deps, "config" | "sql">): MiddlewareHandl
   return async (c, next) => {
     const [scheme, token] = (c.req.header("authorization") ?? "").split(" ");
     if (scheme?.toLowerCase() !== "bearer" || !token) throw new AppError("unauthorized");
-    c.set("actor", await authenticate(deps, token));
+    const actor = await authenticate(deps, token);
+    c.set("actor", actor);
+    c.set("log", c.get("log").child({ user_id: actor.userId }));
     await next();
   };
 }

@@ -6,6 +6,7 @@ import { AppError } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import type { Log } from "../lib/log.ts";
 import type { Metrics } from "../lib/metrics.ts";
+import type { Traces } from "../lib/trace.ts";
 import type { Env, RouteSpec } from "./env.ts";
 
 const BODY_LIMIT_BYTES = 64 * 1024;
@@ -35,11 +36,13 @@ export function requestLog(log: Log, trustedProxies: number): MiddlewareHandler<
     const ms = Math.round(performance.now() - started);
     // A probe comes every second and says nothing new.
     const level = c.req.path === "/readyz" || c.req.path === "/livez" ? "debug" : "info";
-    c.get("log")[level](
-      { method: c.req.method, path: c.req.path, status: c.res.status, ms, user_id: c.get("actor")?.userId },
-      "request",
-    );
+    c.get("log")[level]({ method: c.req.method, path: c.req.path, status: c.res.status, ms }, "request");
   };
+}
+
+/** The same, its log saying for which request. */
+export function inRequest<D extends { log: Log }>(deps: D, c: Context<Env>): D {
+  return { ...deps, log: c.get("log") };
 }
 
 /** Times each request under the pattern of its route: a raw path would make a series of every id. */
@@ -47,11 +50,39 @@ export function measure(metrics: Pick<Metrics, "http">): MiddlewareHandler<Env> 
   return async (c, next) => {
     const started = performance.now();
     await next();
-    const path = routePath(c, -1);
-    const known = path.startsWith("/") && !path.endsWith("*");
-    const labels = known ? { method: c.req.method, route: path } : { method: "any", route: "none" };
-    metrics.http.observe({ ...labels, status: c.res.status }, (performance.now() - started) / 1000);
+    metrics.http.observe({ ...routeOf(c), status: c.res.status }, (performance.now() - started) / 1000);
   };
+}
+
+/** Asked every few seconds, by machines, and never of interest. */
+const UNTRACED = ["/livez", "/readyz", "/metrics"];
+
+/** Tells each request as the root of a trace, which is that of the turn it began, if it did. */
+export function traceRequest(traces: Traces): MiddlewareHandler<Env> {
+  if (!traces.isOn) return (_c, next) => next();
+  return async (c, next) => {
+    if (UNTRACED.includes(c.req.path)) return next();
+    const root = traces.begin(c.req.header("traceparent"));
+    await traces.within(root, next);
+    const { method, route } = routeOf(c);
+    root.end({
+      name: `${method} ${route}`,
+      attributes: {
+        "http.request.method": c.req.method,
+        "http.route": route,
+        "http.response.status_code": c.res.status,
+        "reef.request_id": c.get("origin").requestId,
+        "reef.user_id": c.get("actor")?.userId,
+      },
+      failed: c.res.status >= 500,
+    });
+  };
+}
+
+function routeOf(c: Context<Env>): { method: string; route: string } {
+  const path = routePath(c, -1);
+  const known = path.startsWith("/") && !path.endsWith("*");
+  return known ? { method: c.req.method, route: path } : { method: "any", route: "none" };
 }
 
 /**

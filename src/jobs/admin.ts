@@ -5,7 +5,9 @@ import { createDeps, type Deps } from "../deps.ts";
 import { createLog } from "../lib/log.ts";
 import type { Act, Command } from "./admin/command.ts";
 import { billingCommands } from "./admin/billing.ts";
+import { canaryCommands } from "./admin/canary.ts";
 import { costCommands } from "./admin/costs.ts";
+import { gatewayCommands } from "./admin/gateways.ts";
 import { grantCommands } from "./admin/grants.ts";
 import { stripeCommands } from "./admin/stripe.ts";
 import { tokenCommands } from "./admin/tokens.ts";
@@ -17,6 +19,8 @@ const commands: Record<string, Command> = {
   ...billingCommands,
   ...costCommands,
   ...stripeCommands,
+  ...gatewayCommands,
+  ...canaryCommands,
 };
 
 const CALL = "npm run admin -- ";
@@ -70,7 +74,7 @@ function readLine(): Act {
 
 function connect(): Deps {
   try {
-    return createDeps({ ...loadConfig(process.env), DATABASE_POOL: 2 }, createLog("silent"));
+    return createDeps({ ...loadConfig(process.env), DATABASE_POOL: 4 }, createLog("silent"));
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
     return exit(2, `No running system is known here: start one (npm start), or give its settings. ${error.message}`);

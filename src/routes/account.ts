@@ -1,5 +1,6 @@
 import type { Deps } from "../deps.ts";
 import type { Router } from "../http/env.ts";
+import { inRequest } from "../http/middleware.ts";
 import { deleteAccountBody } from "../protocol/account.ts";
 import { acceptedSchema } from "../protocol/api.ts";
 import { leave } from "../services/leaving.ts";
@@ -26,7 +27,7 @@ export function accountRoutes(router: Router, deps: Deps): void {
     },
     async (c, { body }) => {
       const { password, provider, id_token: idToken, nonce } = body;
-      await leave(deps, c.get("actor"), c.get("origin"), {
+      await leave(inRequest(deps, c), c.get("actor"), c.get("origin"), {
         password: password ?? null,
         identity: provider && idToken ? { provider, idToken, nonce: nonce ?? null } : null,
       });

@@ -169,7 +169,7 @@ function messageRoutes(router: Router, deps: Deps, hub: ChatHub, engine: Starter
       });
       if (accepted instanceof AppError) throw accepted;
       if (accepted.usage) c.set("usage", accepted.usage);
-      if (isRefused(accepted)) throw renderRefusal(accepted);
+      if (isRefused(accepted)) throw renderRefusal(deps, accepted);
       hub.messageStored(params.id, accepted.message.seq, accepted.message);
       engine.start(accepted.claimed);
       const { agentId } = await getAssistant(deps, actor, params.id);

@@ -1,5 +1,7 @@
-import type { Router } from "../http/env.ts";
+import type { Context } from "hono";
+import type { Env, Router } from "../http/env.ts";
 import type { Deps } from "../deps.ts";
+import { AppError } from "../lib/errors.ts";
 import { acceptedSchema } from "../protocol/api.ts";
 import { loginBody, logoutBody, refreshBody, signedInSchema, signupBody, tokensSchema } from "../protocol/auth.ts";
 import { logIn, signUp, type SignedIn } from "../services/accounts.ts";
@@ -43,16 +45,14 @@ export function authRoutes(router: Router, deps: Deps): void {
       responses: { 200: signedInSchema },
       errors: ["invalid_credentials", "too_many_attempts", "account_suspended"],
     },
-    async (c, { body }) =>
-      c.json(
-        renderSignedIn(
-          await logIn(deps, c.get("origin"), {
-            email: body.email,
-            password: body.password,
-            deviceName: body.device_name ?? null,
-          }),
-        ),
-      ),
+    async (c, { body }) => {
+      const input = { email: body.email, password: body.password, deviceName: body.device_name ?? null };
+      const signedIn = await logIn(deps, c.get("origin"), input).catch((error: unknown) => {
+        logRefusal(c, error);
+        throw error;
+      });
+      return c.json(renderSignedIn(signedIn));
+    },
   );
   router.route(
     {
@@ -88,4 +88,10 @@ export function authRoutes(router: Router, deps: Deps): void {
 /** A fresh session as the API shows it. */
 export function renderSignedIn({ user, ...tokens }: SignedIn) {
   return { user: renderUser(user), ...tokens };
+}
+
+/** One line with the address, and nothing of the account: fail2ban bans by it (deploy/fail2ban/reef-signin.conf). */
+function logRefusal(c: Context<Env>, error: unknown): void {
+  if (!(error instanceof AppError) || !["invalid_credentials", "too_many_attempts"].includes(error.code)) return;
+  c.get("log").warn({ ip: c.get("origin").ip, code: error.code }, "sign-in refused");
 }

@@ -9,6 +9,7 @@ import type { ChatHub } from "../services/chatHub.ts";
 import type { Peer } from "../services/chatRooms.ts";
 import type { Starter } from "../services/turnEngine.ts";
 import { acceptMessage, stopTurns, type Accepted } from "../services/conversations.ts";
+import { tracedRoot } from "../lib/trace.ts";
 import { isRefused, renderRefusal, type Refused } from "../services/usage.ts";
 
 /** What a message meets: the devices of its conversation, and who answers it. */
@@ -34,7 +35,11 @@ export function refuse(
   error: unknown,
 ): void {
   const known = toAppError(error);
-  if (!known) deps.log.error({ err: error, frame: frame.type, user_id: peer.userId }, "frame failed");
+  if (!known)
+    deps.log.error(
+      { err: error, frame: frame.type, user_id: peer.userId, assistant_id: peer.assistantId },
+      "frame failed",
+    );
   peer.send(renderErrorFrame(known ?? new AppError("internal_error"), frame.client_id));
 }
 
@@ -58,7 +63,9 @@ async function actOn(deps: Deps, chat: Chat, peer: Peer, frame: PlainFrame): Pro
       return;
     }
     case "message":
-      return sendMessage(deps, chat, peer, frame.content, frame.client_id ?? newId());
+      return inTrace(deps, peer, "message", () =>
+        sendMessage(deps, chat, peer, frame.content, frame.client_id ?? newId()),
+      );
   }
 }
 
@@ -69,18 +76,25 @@ async function sendMessage(deps: Deps, chat: Chat, peer: Peer, content: string, 
     clientId,
     content,
   });
-  acknowledge(chat, peer, clientId, accepted);
+  acknowledge(deps, chat, peer, clientId, accepted);
+}
+
+/** What is done for a message that came over the socket is one trace. */
+export function inTrace<T>(deps: Pick<Deps, "traces">, peer: Peer, frame: "message" | "voice", work: () => Promise<T>) {
+  const attributes = { "reef.user_id": peer.userId, "reef.assistant_id": peer.assistantId, "reef.frame": frame };
+  return tracedRoot(deps.traces, { name: `chat ${frame}`, attributes }, work);
 }
 
 /** Tells what became of a message, and has it answered. Throws where it was refused. */
 export function acknowledge(
+  deps: Pick<Deps, "metrics">,
   { hub, engine }: Chat,
   peer: Peer,
   clientId: string,
   accepted: Accepted | Refused | AppError,
 ): Turn {
   if (accepted instanceof AppError) throw accepted;
-  if (isRefused(accepted)) throw renderRefusal(accepted);
+  if (isRefused(accepted)) throw renderRefusal(deps, accepted);
   const { message, turn } = accepted;
   peer.send({ type: "ack", client_id: clientId, message_id: message.id, seq: message.seq, turn_id: turn.id });
   hub.messageStored(peer.assistantId, message.seq, message);

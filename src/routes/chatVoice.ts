@@ -9,7 +9,7 @@ import { stopTurns, type Accepted } from "../services/conversations.ts";
 import { acceptSpoken } from "../services/spokenMessages.ts";
 import type { Speaker } from "../services/speaker.ts";
 import type { Refused } from "../services/usage.ts";
-import { acknowledge, refuse, type Chat } from "./chatFrames.ts";
+import { acknowledge, inTrace, refuse, type Chat } from "./chatFrames.ts";
 import type { Voice, VoiceSlot } from "./voiceSlot.ts";
 
 /** What a voice needs of its socket, which may be gone before it was listened to. */
@@ -27,7 +27,7 @@ export function beginVoice(deps: Deps, chat: Chat, inFlight: InFlight, socket: S
   const { peer, slot } = socket;
   inFlight.add("listening", async () => {
     try {
-      const turn = await listen(deps, chat, inFlight.signal, socket, voice);
+      const turn = await inTrace(deps, peer, "voice", () => listen(deps, chat, inFlight.signal, socket, voice));
       if (voice.stopped) await stop(deps, socket, turn);
     } catch (error) {
       // Another process listens to it when it is sent again: this one ends.
@@ -55,7 +55,7 @@ async function listen(
   // One that ended before this device came is nowhere in what it is sent.
   const earlier =
     speak && isRepeated(accepted) ? await findAnswer(deps.sql, { userId, turnId: accepted.turn.id }) : null;
-  const turn = acknowledge(chat, peer, clientId, accepted);
+  const turn = acknowledge(deps, chat, peer, clientId, accepted);
   if (!speak) return turn;
   const sent = chat.hub.sentTo(peer, turn.id);
   const wanted = { turnId: turn.id, voice, assistantVoice: assistant?.voice ?? null };

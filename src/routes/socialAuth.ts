@@ -1,5 +1,6 @@
 import type { Deps } from "../deps.ts";
 import type { Router } from "../http/env.ts";
+import { inRequest } from "../http/middleware.ts";
 import { signedInSchema, socialBody } from "../protocol/auth.ts";
 import { signInWithProvider } from "../services/socialSignIn.ts";
 import { renderSignedIn } from "./auth.ts";
@@ -28,7 +29,7 @@ export function socialAuthRoutes(router: Router, deps: Deps): void {
     async (c, { body }) =>
       c.json(
         renderSignedIn(
-          await signInWithProvider(deps, c.get("origin"), {
+          await signInWithProvider(inRequest(deps, c), c.get("origin"), {
             provider: body.provider,
             idToken: body.id_token,
             nonce: body.nonce ?? null,

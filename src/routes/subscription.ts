@@ -1,6 +1,7 @@
 import type { z } from "zod";
 import type { Deps } from "../deps.ts";
 import type { Router } from "../http/env.ts";
+import { inRequest } from "../http/middleware.ts";
 import { renderUsd } from "../lib/money.ts";
 import {
   checkoutBody,
@@ -25,11 +26,11 @@ export function subscriptionRoutes(router: Router, deps: Deps): void {
   const errors = ["no_subscription", ...PAYS] as const;
   router.route(
     { ...act, path: `${path}/cancel`, summary: "End it with what is paid for; again is the same", errors },
-    async (c) => c.json(renderSubscription(await cancelSubscription(deps, c.get("actor")))),
+    async (c) => c.json(renderSubscription(await cancelSubscription(inRequest(deps, c), c.get("actor")))),
   );
   router.route(
     { ...act, path: `${path}/resume`, summary: "Let it go on after all; again is the same", errors },
-    async (c) => c.json(renderSubscription(await resumeSubscription(deps, c.get("actor")))),
+    async (c) => c.json(renderSubscription(await resumeSubscription(inRequest(deps, c), c.get("actor")))),
   );
 }
 
@@ -56,7 +57,7 @@ function readRoutes(router: Router, deps: Deps): void {
       responses: { 200: subscriptionSchema },
       errors: [],
     },
-    async (c) => c.json(renderSubscription(await readSubscription(deps, c.get("actor")))),
+    async (c) => c.json(renderSubscription(await readSubscription(inRequest(deps, c), c.get("actor")))),
   );
 }
 
@@ -75,7 +76,10 @@ function linkRoutes(router: Router, deps: Deps): void {
       errors: ["already_subscribed", ...PAYS],
     },
     async (c, { body }) => {
-      const url = await openCheckout(deps, c.get("actor"), { plan: body.plan, cycle: body.billing_cycle });
+      const url = await openCheckout(inRequest(deps, c), c.get("actor"), {
+        plan: body.plan,
+        cycle: body.billing_cycle,
+      });
       return c.json({ checkout_url: url });
     },
   );
@@ -90,7 +94,7 @@ function linkRoutes(router: Router, deps: Deps): void {
       responses: { 200: portalSchema },
       errors: ["no_subscription", ...PAYS],
     },
-    async (c) => c.json({ portal_url: await openPortal(deps, c.get("actor")) }),
+    async (c) => c.json({ portal_url: await openPortal(inRequest(deps, c), c.get("actor")) }),
   );
 }
 

@@ -19,7 +19,7 @@ export function systemRoutes(router: Router, deps: Deps, isDraining: () => boole
       errors: [],
     },
     async (c) => {
-      const { down, ...health } = await checkHealth(deps);
+      const { down, missing: _, ...health } = await checkHealth(deps);
       const body = {
         status: down.length === 0 ? "ok" : "degraded",
         timestamp: new Date().toISOString(),
@@ -47,12 +47,12 @@ export function systemRoutes(router: Router, deps: Deps, isDraining: () => boole
       path: "/readyz",
       access: "public",
       tag,
-      summary: "A chat would work (it does without Redis, which is a cache)",
+      summary: "A chat would work: on this process's gateway or, through other processes, on another one",
       responses: { 200: probeSchema, 503: probeSchema },
       errors: [],
     },
     async (c) => {
-      const down = isDraining() ? ["shutting down"] : (await checkHealth(deps)).down.filter((name) => name !== "redis");
+      const down = isDraining() ? ["shutting down"] : (await checkHealth(deps)).missing;
       return down.length === 0 ? c.json({ status: "ok" }) : c.json({ status: "unavailable", waiting_for: down }, 503);
     },
   );

@@ -3,7 +3,7 @@ import type { Deps } from "../deps.ts";
 import { parseAccept } from "../http/accept.ts";
 import type { Env, Router } from "../http/env.ts";
 import { noRoom } from "../http/largeBody.ts";
-import { allowQuiet } from "../http/middleware.ts";
+import { allowQuiet, inRequest } from "../http/middleware.ts";
 import { inMilliseconds } from "../lib/seconds.ts";
 import {
   speakBody,
@@ -56,12 +56,12 @@ export function voiceRoutes(router: Router, deps: Deps, isDraining: () => boolea
     async (c, { file }) => {
       const keep = c.get("keepAnswer");
       allowQuiet(c, true);
-      const heard = await transcribe(deps, c.get("actor"), {
+      const heard = await transcribe(inRequest(deps, c), c.get("actor"), {
         bytes: file,
         signal: c.req.raw.signal,
         keep: keep ? (sql, what) => keep(sql, 200, renderHeard(what)) : null,
       }).finally(() => allowQuiet(c, false));
-      return c.json(renderHeard(orRefuse(c, heard)));
+      return c.json(renderHeard(orRefuse(deps, c, heard)));
     },
   );
   router.route(
@@ -94,12 +94,12 @@ export function voiceRoutes(router: Router, deps: Deps, isDraining: () => boolea
       if (!wanted.sound && !c.get("hold")?.grow(bytes)) throw noRoom();
       allowQuiet(c, true);
       const asked = { text, voice, agentId, format, speed, signal: c.req.raw.signal, isDraining };
-      const speech = await speakText(deps, c.get("actor"), asked).catch((error: unknown) => {
+      const speech = await speakText(inRequest(deps, c), c.get("actor"), asked).catch((error: unknown) => {
         allowQuiet(c, false);
         throw error;
       });
       if (isRefused(speech)) allowQuiet(c, false);
-      const { stream, ended, usage, characters } = orRefuse(c, speech);
+      const { stream, ended, usage, characters } = orRefuse(deps, c, speech);
       void ended.finally(() => allowQuiet(c, false));
       if (!wanted.sound) return c.json(await renderSpoken({ stream, ended, characters }, format));
       c.set("usage", usage);
@@ -108,10 +108,10 @@ export function voiceRoutes(router: Router, deps: Deps, isDraining: () => boolea
   );
 }
 
-function orRefuse<T extends object>(c: Context<Env>, outcome: T | Refused): T {
+function orRefuse<T extends object>(deps: Pick<Deps, "metrics">, c: Context<Env>, outcome: T | Refused): T {
   if (!isRefused(outcome)) return outcome;
   c.set("usage", outcome.usage);
-  throw renderRefusal(outcome);
+  throw renderRefusal(deps, outcome);
 }
 
 function renderHeard({ text, durationSeconds }: Heard) {

@@ -1,5 +1,6 @@
 import type { Deps } from "../deps.ts";
 import type { Router } from "../http/env.ts";
+import { inRequest } from "../http/middleware.ts";
 import { receivedSchema, WEBHOOK_BODY_BYTES } from "../protocol/subscription.ts";
 import { receiveEvent } from "../services/stripeWebhook.ts";
 
@@ -17,7 +18,10 @@ export function webhookRoutes(router: Router, deps: Deps): void {
       errors: ["invalid_signature", "billing_not_configured"],
     },
     async (c) => {
-      await receiveEvent(deps, { body: await c.req.text(), signature: c.req.header("stripe-signature") ?? null });
+      await receiveEvent(inRequest(deps, c), {
+        body: await c.req.text(),
+        signature: c.req.header("stripe-signature") ?? null,
+      });
       return c.json({ received: true as const });
     },
   );

@@ -1,5 +1,13 @@
 import { hostname } from "node:os";
-import { listUntoldAlarms, markAlarmTold, resolveAlarm, upsertAlarm, type Alarm, type Severity } from "../db/alarms.ts";
+import {
+  listOpenAlarms,
+  listUntoldAlarms,
+  markAlarmTold,
+  resolveAlarm,
+  upsertAlarm,
+  type Alarm,
+  type Severity,
+} from "../db/alarms.ts";
 import type { Deps } from "../deps.ts";
 
 type AlarmDeps = Pick<Deps, "sql" | "config" | "log" | "alarmSender">;
@@ -16,6 +24,25 @@ export async function raiseAlarm(
   deps.log.error({ alarm: alarm.key, severity: alarm.severity }, alarm.summary);
   await upsertAlarm(deps.sql, { ...alarm, host: hostname() });
   await tellAlarms(deps);
+}
+
+/** What an operator has to know when systemd says that a unit has failed, e.g. "reef-api@1.service". */
+export function renderUnitAlarm(unit: string): { key: string; severity: Severity; summary: string } {
+  const job = /^reef-([a-z-]+)\.service$/.exec(unit)?.[1];
+  return {
+    // A job that could tell of its failure itself has used the same key.
+    key: job === undefined ? `unit:${unit.replace(/\.service$/, "")}` : `job:${job}`,
+    severity: unit.includes("@") ? "critical" : "warning",
+    summary: `${unit} has failed on ${hostname()}: journalctl -u ${unit} says why`,
+  };
+}
+
+/** A unit has failed. What is known already keeps its words: the job's own say more. Rejects only without a database. */
+export async function raiseUnitAlarm(deps: AlarmDeps, unit: string): Promise<void> {
+  const alarm = renderUnitAlarm(unit);
+  const open = await listOpenAlarms(deps.sql);
+  if (open.some(({ key }) => key === alarm.key)) await tellAlarms(deps);
+  else await raiseAlarm(deps, alarm);
 }
 
 /** The trouble is over, if there was any. Rejects only without a database. */

@@ -225,7 +225,8 @@ export class ChatHub {
 
   private sync(room: Room, peer: Peer): void {
     syncPeer(this.deps, room, peer).catch(async (err: unknown) => {
-      this.deps.log.warn({ err }, "a device could not be brought up to date; trying again");
+      const about = { err, user_id: peer.userId, assistant_id: peer.assistantId };
+      this.deps.log.warn(about, "a device could not be brought up to date; trying again");
       await sleep(RETRY_MS, this.closing.signal, this.deps.clock);
       void this.refresh(room);
     });
@@ -246,7 +247,8 @@ export class ChatHub {
         if (await readRoom(deps, room)) this.syncAll(room);
         else for (const peer of room.peers) peer.close(CLOSE.policy, "this assistant was deleted");
       } catch (err) {
-        deps.log.warn({ err }, "a conversation could not be read; trying again");
+        const about = { err, user_id: room.userId, assistant_id: room.assistantId };
+        deps.log.warn(about, "a conversation could not be read; trying again");
         room.stale = true;
         await sleep(RETRY_MS, closing.signal, deps.clock);
       }

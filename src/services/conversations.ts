@@ -17,6 +17,7 @@ import { getUsage, type Usage } from "../db/usage.ts";
 import type { Deps } from "../deps.ts";
 import { AppError, ERRORS, type ErrorCode } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
+import { traced, type SpanAttributes } from "../lib/trace.ts";
 import type { RunUsage } from "./runHistory.ts";
 import { findCheapRefusal, isRefused, reserveUsage, settleUsage, type Refused, type UsageDeps } from "./usage.ts";
 
@@ -35,6 +36,8 @@ export interface Accepted {
 export type Claim = (sql: Queryable) => Promise<ClaimedTurn[]>;
 
 type SqlDeps = Pick<Deps, "sql">;
+type AcceptDeps = UsageDeps & Pick<Deps, "traces">;
+type Input = { userId: string; assistantId: string; clientId: string; content: string };
 
 const ONE_MESSAGE = { textMessages: 1 };
 
@@ -53,10 +56,29 @@ interface Along {
  * `account_suspended`, `client_id_conflict`.
  */
 export async function acceptMessage(
-  deps: UsageDeps,
+  deps: AcceptDeps,
   claim: Claim,
-  input: { userId: string; assistantId: string; clientId: string; content: string },
+  input: Input,
   along: Along = {},
+): Promise<Accepted | Refused | AppError> {
+  const attributes = { "reef.user_id": input.userId, "reef.assistant_id": input.assistantId };
+  const about = { name: "accept message", kind: "internal", attributes } as const;
+  const accepted = await traced(deps.traces, about, () => accept(deps, claim, input, along), describe);
+  if ("turn" in accepted && !accepted.repeated) deps.traces.current()?.join?.(accepted.turn.id);
+  return accepted;
+}
+
+function describe(accepted: Accepted | Refused | AppError): SpanAttributes {
+  if (accepted instanceof AppError) return { "error.type": accepted.code };
+  if (isRefused(accepted)) return { "error.type": "quota", "reef.kind": accepted.kind };
+  return { "reef.turn_id": accepted.turn.id, "reef.repeated": accepted.repeated };
+}
+
+async function accept(
+  deps: AcceptDeps,
+  claim: Claim,
+  input: Input,
+  along: Along,
 ): Promise<Accepted | Refused | AppError> {
   const content = input.content.toWellFormed();
   const refused = await findCheapRefusal(deps, input.userId, ONE_MESSAGE);

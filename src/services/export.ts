@@ -16,7 +16,7 @@ const LEASE_SECONDS = 30;
 /** Also how soon an export ends with the session that asked for it. */
 const RENEW_MS = 1_000;
 
-type ExportDeps = Pick<Deps, "sql" | "workspaces" | "log" | "onClose">;
+type ExportDeps = Pick<Deps, "sql" | "workspaces" | "config" | "log" | "onClose">;
 
 /** Writes people's data into ZIP streams. */
 export function createExporter(deps: ExportDeps) {
@@ -33,14 +33,15 @@ export function createExporter(deps: ExportDeps) {
       const id = newId();
       const outcome = await deps.sql.begin((sql) => register(sql, actor, origin, id));
       if (outcome) throw outcome;
-      const lease = leaseOf(deps, id, actor);
+      const log = deps.log.child({ request_id: origin.requestId, user_id: actor.userId });
+      const lease = leaseOf({ ...deps, log }, id, actor);
       const head = await readExportHead(deps, actor.userId).catch(async (error: unknown) => {
         await lease.end();
         throw error;
       });
       const aborter = new AbortController();
       const chunks = zip(listExportFiles(deps, head), aborter.signal);
-      const body = streamOf(deps, chunks, aborter, running, lease);
+      const body = streamOf({ ...deps, log }, chunks, aborter, running, lease);
       return { filename: `reef-export-${head.today}.zip`, body };
     },
   };

@@ -20,9 +20,10 @@ import type { Deps } from "../deps.ts";
 import { AppError } from "../lib/errors.ts";
 import { createFileNames, toFileName } from "../lib/fileNames.ts";
 import type { ZipEntry } from "../lib/zip.ts";
+import { findFolder } from "./gatewayFolders.ts";
 import { README } from "./exportReadme.ts";
 
-type FileDeps = Pick<Deps, "sql" | "workspaces">;
+type FileDeps = Pick<Deps, "sql" | "workspaces" | "config">;
 type Chunks = AsyncGenerator<Buffer>;
 
 /** What an export begins with, read before its first byte: whose it is, and how far each conversation goes. */
@@ -33,17 +34,22 @@ export interface ExportHead {
   today: string;
   account: object;
   assistants: ExportedAssistant[];
+  /** By gateway. */
+  folders: Map<string, Awaited<ReturnType<typeof findFolder>>>;
 }
 
 const ROWS = 500;
 /** Messages have up to 32,000 characters: a page of them is at most some megabytes. */
 const MESSAGES = 100;
 
-/** Throws `unauthorized` for somebody whose rows are gone. */
+/** Throws `unauthorized` for somebody whose rows are gone, `service_unavailable` where files can't be reached from here. */
 export async function readExportHead(deps: FileDeps, userId: string): Promise<ExportHead> {
   const account = await findAccount(deps.sql, userId);
   if (!account) throw new AppError("unauthorized");
-  return { userId, ...account, assistants: await listExportedAssistants(deps.sql, userId) };
+  const assistants = await listExportedAssistants(deps.sql, userId);
+  const folders: ExportHead["folders"] = new Map();
+  for (const id of new Set(assistants.map(({ gatewayId }) => gatewayId))) folders.set(id, await findFolder(deps, id));
+  return { userId, ...account, assistants, folders };
 }
 
 /**
@@ -81,7 +87,7 @@ async function* listAssistantFiles(
   yield { path: `${folder}/conversation.md`, changedAt, content: renderTranscript(deps, head, assistant) };
   yield { path: `${folder}/conversation.jsonl`, changedAt, content: renderMessages(deps, head.userId, assistant) };
   const leftOut: string[] = [];
-  for await (const file of deps.workspaces.readFiles(assistant.agentId)) {
+  for await (const file of head.folders.get(assistant.gatewayId)!.readFiles(assistant.agentId)) {
     const path = pathOf(names, `${folder}/workspace`, file);
     if (file.leftOut === undefined) yield { path, changedAt: file.changedAt, content: once(file.content) };
     else leftOut.push(`${path.slice(folder.length + 1)}: ${file.leftOut}\n`);

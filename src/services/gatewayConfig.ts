@@ -8,7 +8,7 @@ export interface ConfiguredAgent {
 
 /** What else the configuration says: settings of Reef, and where files are (clients/workspaces.ts). */
 export interface GatewaySettings {
-  config: Pick<Config, "OPENAI_BASE_URL" | "PRICES" | "GATEWAY_MAX_RUNS" | "TURN_TOTAL_MS">;
+  config: Pick<Config, "OPENAI_BASE_URL" | "CANARY_MODEL_URL" | "PRICES" | "GATEWAY_MAX_RUNS" | "TURN_TOTAL_MS">;
   workspaces: { workspaceOf(agentId: string): string; logFile: string };
 }
 
@@ -30,6 +30,18 @@ const DENIED_TOOLS = [
 /** The gateway refuses a configuration without agents, and the deletion of its only one. Nobody ever talks to this one. */
 export const PLACEHOLDER_AGENT = "reef_placeholder";
 
+/**
+ * The isolation canary's pair (services/canary.ts): the operator's own, configured only while it runs. Their model is a
+ * script of ours on a provider that nobody else's agent has, and that is not even there between two runs.
+ */
+export const CANARY = { attacker: "reef_canary_a", neighbour: "reef_canary_b" } as const;
+export const CANARY_AGENTS: ConfiguredAgent[] = Object.values(CANARY).map((agentId) => ({
+  agentId,
+  model: "canary/script",
+}));
+/** Not a secret: it keeps the real one from being sent there. */
+export const CANARY_MODEL_KEY = "reef-canary";
+
 const OFF = { enabled: false };
 
 /**
@@ -42,14 +54,19 @@ export function renderGatewayConfig(settings: GatewaySettings, agents: Configure
   const sorted = agents.toSorted((a, b) => (a.agentId < b.agentId ? -1 : 1));
   const entries = [placeholder, ...sorted].map(({ agentId, model }) => [
     agentId,
-    { name: "Assistant", workspace: settings.workspaces.workspaceOf(agentId), model },
+    // No fallbacks: a canary whose script is away must not ask the real, paid provider.
+    {
+      name: "Assistant",
+      workspace: settings.workspaces.workspaceOf(agentId),
+      model: CANARY_AGENTS.some((canary) => canary.agentId === agentId) ? { primary: model, fallbacks: [] } : model,
+    },
   ]);
   const config = {
     gateway: renderServer(),
     models: {
       mode: "replace",
       catalogRefresh: OFF,
-      providers: { "openai-custom": renderProvider(settings.config) },
+      providers: { canary: renderCanary(settings.config), "openai-custom": renderProvider(settings.config) },
     },
     agents: { ownership: "explicit", defaults: renderDefaults(settings.config), entries: Object.fromEntries(entries) },
     tools: renderTools(),
@@ -107,6 +124,17 @@ function renderProvider({ OPENAI_BASE_URL, PRICES }: GatewaySettings["config"]) 
         },
       },
     ],
+  };
+}
+
+function renderCanary({ CANARY_MODEL_URL }: GatewaySettings["config"]) {
+  const cost = { input: 0, output: 0, cacheRead: 0, cacheWrite: 0 };
+  const limits = { reasoning: false, input: ["text"], contextWindow: 128000, maxTokens: 8192 };
+  return {
+    baseUrl: `${new URL(CANARY_MODEL_URL).origin}/v1`,
+    apiKey: CANARY_MODEL_KEY,
+    api: "openai-completions",
+    models: [{ id: "script", name: "Script", ...limits, cost }],
   };
 }
 

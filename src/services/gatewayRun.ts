@@ -8,7 +8,7 @@ import { HISTORY_ROWS, holdsBeginning, readRun, type RunRecord } from "./runHist
 /** What one turn in progress touches. */
 export type RunDeps = Pick<
   Deps,
-  "sql" | "redis" | "gateway" | "workspaces" | "config" | "log" | "clock" | "processId" | "metrics"
+  "sql" | "redis" | "gateway" | "workspaces" | "config" | "log" | "clock" | "processId" | "metrics" | "traces"
 >;
 
 /** What a failed attempt to send calls for. `later`: the next connection tries again, and the budgets bound it. */

@@ -9,7 +9,7 @@ import { estimateCost } from "../lib/prices.ts";
 import { wholeSeconds } from "../lib/seconds.ts";
 import { findCheapRefusal, isRefused, reserveUsage, settleUsage, type Refused, type UsageDeps } from "./usage.ts";
 
-export type HearingDeps = UsageDeps & Pick<Deps, "speech" | "audio" | "log">;
+export type HearingDeps = UsageDeps & Pick<Deps, "speech" | "audio" | "log" | "traces">;
 
 /** Beyond the provider's own budget: for the look into the bytes before, and the settling after. */
 const GRACE_MS = 60_000;

@@ -1,9 +1,10 @@
+import { isCanaryAwake } from "../db/canary.ts";
 import * as rows from "../db/invariants.ts";
 import type { Queryable } from "../db/connect.ts";
+import type { Config } from "../config.ts";
 import type { Deps } from "../deps.ts";
 import { sleep, withDeadline } from "../lib/retry.ts";
-import { PLACEHOLDER_AGENT } from "./gatewayConfig.ts";
-import { renderGatewayConfig } from "./gatewayConfig.ts";
+import { CANARY_AGENTS, PLACEHOLDER_AGENT, renderGatewayConfig } from "./gatewayConfig.ts";
 import { RESYNC_MS } from "./reconciler.ts";
 
 type InvariantDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config">;
@@ -25,6 +26,8 @@ export interface Invariant {
   rule: number;
   sentence: string;
   settles: boolean;
+  /** Looks at the one gateway that the process has; the others look at theirs. */
+  ofGateway: boolean;
   check(deps: InvariantDeps, timeoutMs: number): Promise<rows.Tally>;
 }
 
@@ -42,8 +45,9 @@ const inRows = (check: (sql: Queryable, config: Deps["config"]) => Promise<rows.
 };
 
 const rule = (number: number, id: string, sentence: string, check: Invariant["check"]): Invariant => {
-  return { id, rule: number, sentence, settles: false, check };
+  return { id, rule: number, sentence, settles: false, ofGateway: false, check };
 };
+const ofGateway = (invariant: Invariant): Invariant => ({ ...invariant, ofGateway: true });
 const settling = (invariant: Invariant): Invariant => ({ ...invariant, settles: true });
 
 export const INVARIANTS: readonly Invariant[] = [
@@ -56,12 +60,14 @@ export const INVARIANTS: readonly Invariant[] = [
   rule(3, "usage_sum", "a day's usage is the sum of its ledger rows", inRows(rows.checkUsageSums)),
   rule(3, "usage_limit", "a day's usage is within the limit then in force", inRows(rows.checkUsageLimits)),
   rule(3, "ledger_settled", "a use is settled by its answer, or given back in time", inRows(checkLedger)),
-  settling(rule(4, "config_valid", "the gateway's configuration is valid JSON", checkConfigValid)),
-  settling(rule(4, "config_current", "the gateway's configuration is what the rows say", checkConfigCurrent)),
-  settling(rule(5, "configured_awake", "who is configured is awake, active and wanted", checkConfigured)),
+  ofGateway(settling(rule(4, "config_valid", "the gateway's configuration is valid JSON", checkConfigValid))),
+  ofGateway(
+    settling(rule(4, "config_current", "the gateway's configuration is what the rows say", checkConfigCurrent)),
+  ),
+  ofGateway(settling(rule(5, "configured_awake", "who is configured is awake, active and wanted", checkConfigured))),
   rule(6, "purge_begun", "a deleted assistant is being purged, a living one is not", inRows(rows.checkPurgeSteps)),
   rule(6, "purged_rows", "a purged assistant has left no row", inRows(rows.checkPurgedRows)),
-  settling(rule(6, "purged_files", "a purged assistant has left no folder", checkPurgedFiles)),
+  ofGateway(settling(rule(6, "purged_files", "a purged assistant has left no folder", checkPurgedFiles))),
   rule(6, "deletion_begun", "an account that leaves is being deleted, no other is", inRows(rows.checkDeletionSteps)),
   rule(6, "deleted_rows", "a deleted account has left no row", inRows(rows.checkDeletedRows)),
   rule(7, "message_owner", "a message is its assistant's owner's", inRows(rows.checkMessageOwners)),
@@ -98,7 +104,9 @@ async function checkConfigValid(deps: InvariantDeps): Promise<rows.Tally> {
 /** While the gateway is down its file belongs to the step before its start, so there is nothing to compare. */
 async function checkConfigCurrent(deps: InvariantDeps): Promise<rows.Tally> {
   await requireGateway(deps);
-  const wanted = renderGatewayConfig(deps, await rows.listConfigured(deps.sql, deps.config.GATEWAY_ID));
+  const id = deps.config.GATEWAY_ID;
+  const canary = (await isCanaryAwake(deps.sql, id)) ? CANARY_AGENTS : [];
+  const wanted = renderGatewayConfig(deps, [...(await rows.listConfigured(deps.sql, id)), ...canary]);
   return tallyOne("openclaw.json", (await deps.workspaces.readConfig()) === wanted);
 }
 
@@ -107,7 +115,8 @@ async function checkConfigured(deps: InvariantDeps, timeoutMs: number): Promise<
   await requireGateway(deps);
   const listed = await deps.gateway.listAgents();
   const found = new Set([...listed, ...(readAgents(await deps.workspaces.readConfig()) ?? [])]);
-  found.delete(PLACEHOLDER_AGENT);
+  const canary = (await isCanaryAwake(deps.sql, deps.config.GATEWAY_ID)) ? CANARY_AGENTS : [];
+  for (const id of [PLACEHOLDER_AGENT, ...canary.map(({ agentId }) => agentId)]) found.delete(id);
   return rows.readSnapshot(deps.sql, timeoutMs, (sql) =>
     rows.checkConfigured(sql, { gatewayId: deps.config.GATEWAY_ID, agentIds: [...found] }),
   );
@@ -148,6 +157,13 @@ export interface CheckOptions {
   signal?: AbortSignal;
   /** Names what is being looked at, for a progress line. */
   onBegin?: (invariant: Invariant) => void;
+  /** Which; all that this process can check. */
+  invariants?: readonly Invariant[];
+}
+
+/** What a process can check: without a gateway of its own (ROLE=front) the rows only. */
+export function invariantsOf({ ROLE }: Pick<Config, "ROLE">): readonly Invariant[] {
+  return INVARIANTS.filter((invariant) => ROLE !== "front" || !invariant.ofGateway);
 }
 
 /**
@@ -155,7 +171,7 @@ export interface CheckOptions {
  * `patienceMs`. Never throws: what can't be checked says why.
  */
 export async function checkInvariants(deps: InvariantDeps, options: CheckOptions): Promise<Finding[]> {
-  const { signal, onBegin, timeoutMs } = options;
+  const { signal, onBegin, timeoutMs, invariants: all = invariantsOf(deps.config) } = options;
   const findings = new Map<Invariant, Finding>();
   const look = async (invariants: readonly Invariant[]) => {
     for (const invariant of invariants) {
@@ -164,8 +180,8 @@ export async function checkInvariants(deps: InvariantDeps, options: CheckOptions
       findings.set(invariant, await checkOnce(deps, invariant, timeoutMs));
     }
   };
-  const unsettled = () => INVARIANTS.filter((one) => one.settles && findings.get(one)?.status === "violated");
-  await look(INVARIANTS);
+  const unsettled = () => all.filter((one) => one.settles && findings.get(one)?.status === "violated");
+  await look(all);
   const until = Date.now() + options.patienceMs;
   while (unsettled().length > 0 && Date.now() < until && !signal?.aborted) {
     await sleep(LOOK_AGAIN_MS, signal);

@@ -5,9 +5,12 @@ import { countEvents } from "../db/stripeEvents.ts";
 import type { Deps } from "../deps.ts";
 import { withDeadline } from "../lib/retry.ts";
 import type { ChatHub } from "./chatHub.ts";
+import { lookAtDeployment } from "./deploymentLook.ts";
 
 type MetricsDeps = Pick<Deps, "config" | "gateway" | "metrics" | "loopDelay" | "sql" | "processId">;
 
+/** Once: a start that moves by a millisecond between two looks would be another one. */
+const STARTED_AT = Date.now() / 1000 - process.uptime();
 const DATABASE_MS = 1_000;
 const UNFINISHED = ["queued", "dispatched", "streaming"] as const;
 const CONFIGURED = ["waking", "awake", "failed"] as const;
@@ -18,13 +21,14 @@ export async function renderMetrics(
   hub: Pick<ChatHub, "peers">,
 ): Promise<{ text: string; contentType: string }> {
   lookAtProcess(deps, hub);
-  await lookAtDatabase(deps);
+  await Promise.all([lookAtDatabase(deps), lookAtDeployment(deps, DATABASE_MS)]);
   const { registry } = deps.metrics;
   return { text: await registry.metrics(), contentType: registry.contentType };
 }
 
-function lookAtProcess({ metrics, gateway, loopDelay }: MetricsDeps, hub: Pick<ChatHub, "peers">): void {
+function lookAtProcess({ metrics, gateway, loopDelay, config }: MetricsDeps, hub: Pick<ChatHub, "peers">): void {
   const { look } = metrics;
+  look.info.set({ role: config.ROLE, gateway: config.GATEWAY_ID }, 1);
   const peers = hub.peers();
   look.sockets.set(peers.length);
   look.slowReaders.set(peers.filter((peer) => peer.isSlow()).length);
@@ -38,13 +42,16 @@ function lookAtProcess({ metrics, gateway, loopDelay }: MetricsDeps, hub: Pick<C
   const cpu = process.cpuUsage();
   look.cpu.reset();
   look.cpu.inc((cpu.user + cpu.system) / 1e6);
-  look.startedAt.set(Date.now() / 1000 - process.uptime());
+  look.startedAt.set(STARTED_AT);
 }
 
 async function lookAtDatabase({ metrics, sql, config, processId }: MetricsDeps): Promise<void> {
   const { look } = metrics;
   const read = async () => ({
-    load: await readGatewayLoad(sql, { gatewayId: config.GATEWAY_ID, owner: processId }),
+    load: await readGatewayLoad(sql, {
+      gatewayId: config.ROLE === "front" ? null : config.GATEWAY_ID,
+      owner: processId,
+    }),
     mails: await countMails(sql),
     deletions: await countDeletions(sql),
     events: await countEvents(sql),
@@ -59,7 +66,8 @@ async function lookAtDatabase({ metrics, sql, config, processId }: MetricsDeps):
     look.turns.reset();
     look.assistants.reset();
     look.mails.reset();
-    for (const gauge of [look.queueOldest, look.running, look.workingSet, look.stripeEventsOldest]) gauge.remove();
+    for (const gauge of [look.queueOldest, look.running, look.workingSet, look.workingSetUsed, look.stripeEventsOldest])
+      gauge.remove();
     return;
   }
   for (const status of UNFINISHED) look.turns.set({ status }, load.turns[status] ?? 0);
@@ -72,6 +80,7 @@ async function lookAtDatabase({ metrics, sql, config, processId }: MetricsDeps):
   look.queueOldest.set(load.oldestSeconds);
   look.running.set(load.runningHere);
   look.workingSet.set(load.workingSet);
+  look.workingSetUsed.set((load.assistants["waking"] ?? 0) + (load.assistants["awake"] ?? 0));
   look.driftRepairs.reset();
   look.driftRepairs.inc(load.driftRepairs);
 }

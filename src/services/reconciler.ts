@@ -1,4 +1,6 @@
 import { createHash } from "node:crypto";
+import { FilesAwayError } from "../clients/remoteWorkspaces.ts";
+import { isCanaryAwake } from "../db/canary.ts";
 import { findWrittenConfig, recordGateway, recordWrittenConfig } from "../db/gateways.ts";
 import { withAdvisoryLock } from "../db/locks.ts";
 import { decideWorkingSet, markAwake, markFailed, type Placed } from "../db/workingSet.ts";
@@ -6,7 +8,7 @@ import type { Deps } from "../deps.ts";
 import { startLoop, type Loop } from "../lib/loop.ts";
 import { timed } from "../lib/metrics.ts";
 import { sleep } from "../lib/retry.ts";
-import { PLACEHOLDER_AGENT, renderGatewayConfig } from "./gatewayConfig.ts";
+import { CANARY_AGENTS, PLACEHOLDER_AGENT, renderGatewayConfig, type ConfiguredAgent } from "./gatewayConfig.ts";
 import { deleteAgent, eraseAgents, listDoomedAgents } from "./purge.ts";
 
 type ReconcilerDeps = Pick<Deps, "sql" | "gateway" | "workspaces" | "config" | "log" | "redis" | "metrics">;
@@ -30,6 +32,7 @@ interface Pass {
  * down its files belong to the step that runs before its start (jobs/parkAgents.ts).
  */
 export function startReconciler(deps: ReconcilerDeps): Loop {
+  const wakes = new Map<string, number>();
   const loop = startLoop({
     name: "reconciler",
     debounceMs: deps.config.GATEWAY_RELOAD_DEBOUNCE_MS,
@@ -41,7 +44,7 @@ export function startReconciler(deps: ReconcilerDeps): Loop {
       if (!deps.gateway.isReady()) return;
       const ran = await withAdvisoryLock(deps.sql, `reconciler:${deps.config.GATEWAY_ID}`, async (lock) => {
         const pass = { ...lock, signal: AbortSignal.any([signal, lock.signal]) };
-        await timed(deps.metrics.reconcile, () => reconcileOnce(deps, pass));
+        await timed(deps.metrics.reconcile, () => reconcileOnce(deps, pass, wakes));
         return true;
       });
       // Another process works at it; look again soon, in case it began before what we were woken for.
@@ -52,7 +55,8 @@ export function startReconciler(deps: ReconcilerDeps): Loop {
   return loop;
 }
 
-async function reconcileOnce(deps: ReconcilerDeps, pass: Pass): Promise<void> {
+/** `wakes`: since when, in milliseconds, those that are waking are. */
+async function reconcileOnce(deps: ReconcilerDeps, pass: Pass, wakes: Map<string, number>): Promise<void> {
   const { config } = deps;
   const placed = await deps.sql.begin((sql) =>
     decideWorkingSet(sql, {
@@ -61,10 +65,18 @@ async function reconcileOnce(deps: ReconcilerDeps, pass: Pass): Promise<void> {
       idleMs: config.GATEWAY_IDLE_SLEEP_MS,
     }),
   );
+  noteWaking(wakes, placed);
   const prepared = await prepareAll(deps, placed);
   const doomed = await listDoomedAgents(deps, config.GATEWAY_WORKING_SET - prepared.length);
-  await apply(deps, [...prepared, ...doomed], pass);
+  // Beside the working set: they take nobody's place.
+  const stay = [...prepared, ...(await prepareCanary(deps))];
+  await apply(deps, [...stay, ...doomed], pass);
   await markAwake(deps.sql, prepared);
+  for (const { id } of prepared) {
+    const since = wakes.get(id);
+    if (since !== undefined) deps.metrics.wake.observe((Date.now() - since) / 1000);
+    wakes.delete(id);
+  }
   while (doomed.length > 0) {
     await pass.requireHeld();
     // One at a time, each reload waited for: while it deletes an agent, a reload that still names it makes the gateway
@@ -72,12 +84,19 @@ async function reconcileOnce(deps: ReconcilerDeps, pass: Pass): Promise<void> {
     await deleteAgent(deps, doomed.shift()!);
     // `agents.delete` has rewritten the file, which is no drift; ours, without the id, goes back over it.
     await recordWrittenConfig(deps.sql, config.GATEWAY_ID, hashOf((await deps.workspaces.readConfig()) ?? ""));
-    await apply(deps, [...prepared, ...doomed], pass);
+    await apply(deps, [...stay, ...doomed], pass);
   }
   await eraseAgents(deps);
   await deps.workspaces
     .clearLeftovers()
     .catch((err: unknown) => deps.log.error({ err }, "the gateway's leftovers could not be erased; trying again"));
+}
+
+/** Another process may have woken some of them meanwhile, or somebody has let them sleep. */
+function noteWaking(wakes: Map<string, number>, placed: Placed[]): void {
+  const waking = new Set(placed.filter(({ state }) => state === "waking").map(({ id }) => id));
+  for (const id of wakes.keys()) if (!waking.has(id)) wakes.delete(id);
+  for (const id of waking) if (!wakes.has(id)) wakes.set(id, Date.now());
 }
 
 async function prepareAll(deps: ReconcilerDeps, placed: Placed[]): Promise<Placed[]> {
@@ -89,6 +108,8 @@ async function prepareAll(deps: ReconcilerDeps, placed: Placed[]): Promise<Place
       if (assistant.state === "waking") await deps.workspaces.guard(assistant);
       prepared.push(assistant);
     } catch (err) {
+      // That nobody serves the folder says nothing of this assistant: all of it again, soon.
+      if (err instanceof FilesAwayError) throw err;
       const full = (err as NodeJS.ErrnoException).code === "ENOSPC";
       deps.log.error(
         { err, assistant_id: assistant.id },
@@ -98,6 +119,18 @@ async function prepareAll(deps: ReconcilerDeps, placed: Placed[]): Promise<Place
     }
   }
   return prepared;
+}
+
+async function prepareCanary({ sql, workspaces, config, log }: ReconcilerDeps): Promise<ConfiguredAgent[]> {
+  if (!(await isCanaryAwake(sql, config.GATEWAY_ID))) return [];
+  try {
+    for (const { agentId } of CANARY_AGENTS) await workspaces.prepare({ agentId, displayName: null });
+    return CANARY_AGENTS;
+  } catch (err) {
+    // The run will fail and say so; nobody else is to wait for it.
+    log.error({ err }, "the canary's workspaces could not be prepared");
+    return [];
+  }
 }
 
 /** Writes the configuration if it differs and waits until the gateway lives by it. Throws when it does not in time. */

@@ -71,7 +71,10 @@ export class Speaker {
     try {
       work();
     } catch (error) {
-      this.deps.log.error({ err: error }, "an answer could not be spoken");
+      this.deps.log.error(
+        { err: error, turn_id: answer.wanted.turnId, user_id: this.listener.userId },
+        "an answer could not be spoken",
+      );
       answer.fail(new AppError("voice_unavailable"));
     }
   }

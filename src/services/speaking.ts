@@ -8,7 +8,7 @@ import { wholeSeconds } from "../lib/seconds.ts";
 import type { SpeechFormat } from "../protocol/voice.ts";
 import { findCheapRefusal, isRefused, reserveUsage, settleUsage, type Refused, type UsageDeps } from "./usage.ts";
 
-export type SpeakingDeps = UsageDeps & Pick<Deps, "speech" | "log">;
+export type SpeakingDeps = UsageDeps & Pick<Deps, "speech" | "log" | "metrics" | "traces">;
 
 /** How fast OpenAI's voices speak, about: what is reserved; what is charged is measured. */
 const CHARACTERS_PER_SECOND = 14;

@@ -97,7 +97,7 @@ export class SpokenAnswer {
       const [first] = this.ahead;
       if (!first) return this.whole ? this.end("done") : undefined;
       if (first.state === "failed") return this.fail(first.error);
-      if (first.state === "refused" && first.last) return this.end("limit", renderRefusal(first.refused!));
+      if (first.state === "refused" && first.last) return this.end("limit", renderRefusal(this.deps, first.refused!));
       if (first.state === "refused") this.ahead[0] = this.make(first.line, true);
       if (first.state !== "made" || this.listener.isSlow()) return;
       this.ahead.shift();
@@ -117,7 +117,10 @@ export class SpokenAnswer {
   }
 
   fail(error: unknown): void {
-    if (!(error instanceof AppError)) this.deps.log.warn({ err: error, user_id: this.listener.userId }, "voice failed");
+    if (!(error instanceof AppError)) {
+      const about = { err: error, turn_id: this.wanted.turnId, user_id: this.listener.userId };
+      this.deps.log.warn(about, "voice failed");
+    }
     this.end("failed", error instanceof AppError ? error : new AppError("voice_unavailable"));
   }
 
@@ -172,7 +175,10 @@ export class SpokenAnswer {
     const text = this.lines[line]!;
     const { userId } = this.listener;
     const { signal } = abort;
-    return speakHeld(this.deps, { userId, text, voice, assistantVoice, format: "mp3", speed: 1, signal });
+    const { traces } = this.deps;
+    return traces.within(traces.ofTurn(this.wanted.turnId), () =>
+      speakHeld(this.deps, { userId, text, voice, assistantVoice, format: "mp3", speed: 1, signal }),
+    );
   }
 
   private send({ held, sound }: Making): void {

@@ -9,19 +9,19 @@ import {
 } from "../db/turns.ts";
 import type { Queryable } from "../db/connect.ts";
 import type { Deps } from "../deps.ts";
-import { secondsSince } from "../lib/ids.ts";
 import { startLoop, type Loop } from "../lib/loop.ts";
 import { sleep } from "../lib/retry.ts";
 import type { ChatHub } from "./chatHub.ts";
 import { finishTurn } from "./conversations.ts";
 import { TurnRun } from "./turnRun.ts";
+import { noteTurnEnd } from "./turnTrace.ts";
 
 /** A run's key begins with the turn's id (services/gatewayRun.ts). */
 const UUID_LENGTH = 36;
 
 type EngineDeps = Pick<
   Deps,
-  "sql" | "redis" | "gateway" | "workspaces" | "config" | "log" | "clock" | "processId" | "metrics"
+  "sql" | "redis" | "gateway" | "workspaces" | "config" | "log" | "clock" | "processId" | "metrics" | "traces"
 >;
 
 /** What accepting a message needs of the engine. */
@@ -116,7 +116,8 @@ export class TurnEngine {
   private startOne(turn: ClaimedTurn): void {
     // Our own lease ran out while Postgres was away: the run lives on here.
     if (this.runs.has(turn.id)) return;
-    this.deps.log.info({ turn_id: turn.id, attempt: turn.attempts }, "turn started");
+    const { id: turn_id, assistantId: assistant_id, userId: user_id, attempts: attempt } = turn;
+    this.deps.log.info({ turn_id, assistant_id, user_id, attempt }, "turn started");
     const run = new TurnRun(this.deps, this.hub, turn, this.ready.get(turn), () => {
       if (this.runs.get(turn.id) === run) this.runs.delete(turn.id);
       this.claims.wake();
@@ -152,11 +153,12 @@ export class TurnEngine {
         ? ({ status: "stopped", text: "", usage: null } as const)
         : ({ status: "failed", text: "", code: "assistant_unavailable" } as const);
       const message = await finishTurn(deps, turn, null, outcome).catch((err: unknown) => {
-        deps.log.warn({ err, turn_id: turn.id }, "turn could not be dropped; trying again");
+        const { id: turn_id, assistantId: assistant_id, userId: user_id } = turn;
+        deps.log.warn({ err, turn_id, assistant_id, user_id }, "turn could not be dropped; trying again");
         return null;
       });
       if (!message) continue;
-      deps.metrics.turn.observe({ status: outcome.status }, secondsSince(turn.id));
+      noteTurnEnd(deps, turn, outcome);
       this.hub.messageStored(turn.assistantId, message.seq, message);
     }
   }

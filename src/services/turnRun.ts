@@ -12,6 +12,7 @@ import type { ChatHub } from "./chatHub.ts";
 import { finishTurn, type Outcome } from "./conversations.ts";
 import { GatewayRun, type RunDeps } from "./gatewayRun.ts";
 import type { RunRecord } from "./runHistory.ts";
+import { noteTurnEnd, TurnTrace } from "./turnTrace.ts";
 import { renderUsageFrame } from "./usage.ts";
 
 const SEND_AGAIN_MS = 500;
@@ -30,6 +31,7 @@ export class TurnRun {
   private readonly answer = emptyAnswer();
   private readonly over = new AbortController();
   private readonly run: GatewayRun;
+  private readonly trace: TurnTrace;
   private readonly total: Timer;
   private between: Timer | undefined;
   private attempting: Promise<void> | null = null;
@@ -45,7 +47,8 @@ export class TurnRun {
     ready: Promise<unknown> | undefined,
     private readonly onOver: () => void,
   ) {
-    this.log = deps.log.child({ turn_id: turn.id, user_id: turn.userId });
+    this.log = deps.log.child({ turn_id: turn.id, assistant_id: turn.assistantId, user_id: turn.userId });
+    this.trace = new TurnTrace(deps, turn);
     this.run = new GatewayRun(deps, turn, this.over.signal, ready);
     this.complete = turn.attempts === 1;
     this.answer.gap = !this.complete;
@@ -61,6 +64,7 @@ export class TurnRun {
     if (event.kind === "final") return void this.end(() => this.finalOutcome());
     if (event.kind === "error") {
       this.log.warn({ reason: event.reason }, "model failed");
+      this.deps.metrics.modelFailed(event.reason);
       if (event.reason === UNEXPLAINED && saidIn(this.answer) === "") return void this.sendUnderNewKey();
       const code = event.reason === "format" ? "turn_failed" : "assistant_unavailable";
       return void this.end(async () => this.failure(code));
@@ -109,7 +113,7 @@ export class TurnRun {
       await this.run.prepare();
       // Whoever ended the turn meanwhile found nothing to abort: a run begun now would be nobody's.
       if (this.isOver()) return;
-      const status = await this.run.send();
+      const status = await this.trace.sending(() => this.run.send());
       if (status === "started") restartAnswer(this.answer);
       if (status === "finished") void this.end(() => this.finalOutcome());
     } catch (error) {
@@ -169,6 +173,7 @@ export class TurnRun {
     this.tellText(offset);
     if (offset > 0) return;
     this.deps.metrics.firstText.observe(secondsSince(this.turn.id));
+    this.trace.firstText();
     const streaming = markStreaming(this.deps.sql, { id: this.turn.id, owner: this.deps.processId });
     streaming.catch((err: unknown) => this.log.warn({ err }, "turn not marked as streaming"));
   }
@@ -195,7 +200,7 @@ export class TurnRun {
     );
     if (!message) return this.log.info("turn had ended before, or elsewhere");
     this.hub.messageStored(this.turn.assistantId, message.seq, message);
-    this.deps.metrics.turn.observe({ status: outcome.status }, secondsSince(this.turn.id));
+    noteTurnEnd(this.deps, this.turn, outcome);
     await this.announceEnd(outcome);
     const code = outcome.status === "failed" ? outcome.code : undefined;
     this.log.info({ status: outcome.status, code, characters: outcome.text.length }, "turn ended");
@@ -285,6 +290,7 @@ export class TurnRun {
   leave(): void {
     if (this.over.signal.aborted) return;
     this.over.abort();
+    this.trace.left();
     this.deps.clock.clearTimeout(this.total);
     this.deps.clock.clearTimeout(this.between);
     this.onOver();

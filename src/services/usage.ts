@@ -111,8 +111,9 @@ export async function settleUsage(deps: UsageDeps, sql: Queryable, input: Settle
   return settled;
 }
 
-/** The refusal as the caller is told: what was used of what, when it comes back, which plan has more. */
-export function renderRefusal({ kind, usage }: Refused): AppError {
+/** The refusal as the caller is told, and counted: what was used of what, when it comes back, which plan has more. */
+export function renderRefusal({ metrics }: Pick<Deps, "metrics">, { kind, usage }: Refused): AppError {
+  metrics.quotaRefusals.inc({ kind: USAGE_KINDS[kind] });
   return new AppError(kind === "textMessages" ? "RATE_LIMITED" : "voice_limit_reached", {
     kind: USAGE_KINDS[kind],
     limit: usage.limits[kind],

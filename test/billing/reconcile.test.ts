@@ -113,10 +113,15 @@ test("what nobody can put right is left, said and alarmed; a Stripe that is away
   expect(left.map(({ customerId }) => customerId).sort((a, b) => (a < b ? -1 : 1))).toEqual(
     ["cus_other", customer].sort((a, b) => (a < b ? -1 : 1)),
   );
+  const alarms = () => sql`select severity, summary from alarms where key = 'stripe-drift' and resolved_at is null`;
+  const [alarm] = await alarms();
+  expect([alarm?.["severity"], String(alarm?.["summary"]).includes(customer)]).toEqual(["warning", true]);
   const repair = await admin("billing", "repair");
   expect([repair.code, repair.lines.every((line) => line.startsWith("left    "))]).toEqual([1, true]);
   expect(await planOf(user)).toBe("pro");
   await sql`update stripe_customers set customer_id = ${customer} where user_id = ${user.id}`;
+  expect((await reconcileBilling(reef.deps, settings)).left).toEqual([]);
+  expect((await alarms()).length).toBe(0);
   stripe.fault = () => ({ status: 401 });
   const away = await admin("billing", "verify");
   expect([away.code, away.lines]).toEqual([2, []]);

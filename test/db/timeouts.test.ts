@@ -25,6 +25,26 @@ test("sessions that open after a migration have bounded transactions; work under
   await Promise.all([first.end(), second.end(), pool.end()]);
 });
 
+test("work under a lock may go on for longer than a transaction of that database", async () => {
+  const url = await createTestDatabase();
+  const admin = connectDatabase(url, { max: 1, name: "admin" });
+  await admin.unsafe(`alter database ${new URL(url).pathname.slice(1)} set transaction_timeout = 500`);
+  const pool = connectDatabase(url, { max: 2, name: "pool" });
+  const kept = await withAdvisoryLock(pool, "x", async (lock) => {
+    await Bun.sleep(1_000);
+    await lock.requireHeld();
+    return "kept";
+  });
+  expect(kept).toBe("kept");
+  // And not for ever.
+  const lost = withAdvisoryLock(pool, "x", (lock) => Bun.sleep(1_000).then(() => lock.requireHeld()), { workMs: 200 });
+  await lost.then(
+    () => expect.unreachable(),
+    () => undefined,
+  );
+  await Promise.all([admin.end(), pool.end({ timeout: 0 })]);
+});
+
 test("a transaction that goes on beyond its limit is ended with its connection, and its locks are free", async () => {
   const url = await createTestDatabase();
   const sql = connectDatabase(url, { max: 2, name: "other" });

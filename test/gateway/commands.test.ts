@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { COMMAND_TEXTS } from "../../src/services/canaryProbes.ts";
 import { createPerson, lastSaid, openChat, type Chat } from "./people.ts";
 import { startStack, type Stack } from "./realGateway.ts";
 
@@ -18,32 +19,20 @@ afterAll(async () => {
   await stack?.close();
 });
 
-/** The gateway would take each of these for a command, an abort or a directive. */
+/** What the canary says on every gateway, and more of the same kind. */
 const TEXTS = [
-  "/status",
+  ...COMMAND_TEXTS,
   "/model openai-custom/other -g",
   "/model x -g",
-  "please run /status now",
-  "stop",
   "please stop",
   "abort",
   "exit",
   "halt",
-  "стоп",
-  "/stop",
-  "/new",
   "/reset",
-  "/context list",
-  "/config set tools.deny []",
   "/help",
-  "/bash ls",
   "!ls",
   "hello\n/status",
-  "hello\n  /new and more",
-  "\t/status",
   "/think high what is two and two?",
-  "/elevated full",
-  "/exec host=gateway security=full",
   "NO_REPLY",
   "HEARTBEAT_OK",
   "a/b and c/d stay as they are",

@@ -18,6 +18,8 @@ export const GATEWAY_TOKEN = "planted-gateway-token-8b41e6";
 
 /** A whole Reef on a real gateway, a scripted model and a database of its own. One per test file. */
 export interface Stack {
+  /** The settings of this Reef, for a job beside it. */
+  env: Record<string, string>;
   /** The gateway's folder. */
   dir: string;
   /** Around it: what is in here, but not in `dir`, is the host's. */
@@ -36,13 +38,19 @@ export interface Stack {
   close(): Promise<void>;
 }
 
-/** Starts it all; `env` are settings of Reef. Needs TEST_DATABASE_URL and TEST_REDIS_URL (scripts/test.ts). */
-export async function startStack(env: Record<string, string> = {}): Promise<Stack> {
+/**
+ * Starts it all; `env` are settings of Reef, `server` another Postgres than that of the tests. Needs TEST_DATABASE_URL and
+ * TEST_REDIS_URL (scripts/test.ts).
+ */
+export async function startStack(
+  env: Record<string, string> = {},
+  server = process.env["TEST_DATABASE_URL"],
+): Promise<Stack> {
   const folder = mkdtempSync(join(tmpdir(), "reef-gateway-"));
   chmodSync(folder, 0o700);
   const dir = join(folder, "gateway");
   mkdirSync(dir, { mode: 0o700 });
-  const database = await createDatabase();
+  const database = await createDatabase(server);
   const model = await startFakeOpenAi({ apiKey: MODEL_KEY });
   const port = freePort();
   const base = settings({ dir, port, database: database.url, redisPrefix: `${database.name}:`, model: model.url });
@@ -53,6 +61,7 @@ export async function startStack(env: Record<string, string> = {}): Promise<Stac
     folder,
     model,
     sql: connectDatabase(database.url, { max: 3, name: "test" }),
+    env: { ...base, ...env },
     url: () => `http://127.0.0.1:${reef?.port}`,
     async stopReef() {
       await reef?.stop();
@@ -114,8 +123,9 @@ function settings(given: { dir: string; port: number; database: string; redisPre
   };
 }
 
-async function createDatabase(): Promise<{ url: string; name: string; drop(): Promise<void> }> {
-  const given = process.env["TEST_DATABASE_URL"];
+async function createDatabase(
+  given: string | undefined,
+): Promise<{ url: string; name: string; drop(): Promise<void> }> {
   if (!given) throw new Error("TEST_DATABASE_URL is missing: run the tests with npm test.");
   const name = `reef_gateway_${crypto.randomUUID().slice(0, 8)}`;
   const admin = connectDatabase(given, { max: 1, name: "test" });

@@ -1,6 +1,7 @@
 import { afterEach, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { createWorkspaces } from "../../src/clients/workspaces.ts";
 import type { FakeAnswer } from "../fakes/gateway.ts";
 import { isAnswer, makeAssistant, makeUser, openChat, type Json } from "../factories.ts";
 import { startProcess, startTestReef, until, type TestReef } from "../harness.ts";
@@ -188,7 +189,7 @@ test("parking leaves what is no agent alone and never hides a conversation behin
   for (const name of ["agent_one", "agent_two", ".tmp", "Not An Agent"])
     mkdirSync(join(agents, name), { recursive: true });
   mkdirSync(join(reef.dir, "parked", "agent_two"), { recursive: true });
-  await reef.deps.workspaces.parkAll();
+  await createWorkspaces(reef.dir, reef.deps.log).parkAll();
   expect(readdirSync(agents).toSorted()).toEqual([".tmp", "Not An Agent", "agent_two"]);
   expect(existsSync(join(reef.dir, "parked", "agent_one"))).toBe(true);
   expect(reef.logs.some((line) => line.includes("state twice"))).toBe(true);

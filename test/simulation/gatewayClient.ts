@@ -47,6 +47,7 @@ export class SimulatedGatewayClient implements Link {
       this.call("chat.history", () => ({ value: structuredClone(this.gateway.history(agentId, limit)) })),
     listAgents: () => Promise.resolve([]),
     deleteAgent: () => Promise.resolve(),
+    forgetConversation: () => Promise.resolve(),
     readConfigStatus: () => Promise.resolve({ valid: true, applied: true, hash: "", issues: [] }),
     close: () => this.lose(),
   };

@@ -76,8 +76,8 @@ export const mutants: Mutant[] = [
         'const told = await this.run.abort(this.complete);\n    return { status: "stopped"',
       ],
       [
-        "if (this.isOver()) return;\n      const status = await this.run.send();",
-        "const status = await this.run.send();",
+        "if (this.isOver()) return;\n      const status = await this.trace.sending(() => this.run.send());",
+        "const status = await this.trace.sending(() => this.run.send());",
       ],
     ],
   },

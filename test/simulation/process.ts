@@ -3,6 +3,7 @@ import type { Deps } from "../../src/deps.ts";
 import { startLoop } from "../../src/lib/loop.ts";
 import type { Log } from "../../src/lib/log.ts";
 import { createMetrics } from "../../src/lib/metrics.ts";
+import { NO_TRACES } from "../../src/lib/trace.ts";
 import { ChatHub } from "../../src/services/chatHub.ts";
 import { TurnEngine } from "../../src/services/turnEngine.ts";
 import { ProcessDatabase } from "./database.ts";
@@ -137,6 +138,7 @@ export class SimulatedProcess implements Owner {
       log: this.log(),
       clock: world.clockOf(this),
       metrics: createMetrics(),
+      traces: NO_TRACES,
       processId: this.id,
       sql: this.database.sql,
       ...redis.connect(this),

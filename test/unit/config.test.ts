@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseEnv } from "node:util";
 import { renderEnvExample } from "../../scripts/envExample.ts";
-import { ConfigError, loadConfig } from "../../src/config.ts";
+import { ConfigError, loadConfig, loadFilesConfig } from "../../src/config.ts";
 import { LIST_PRICES } from "../../src/lib/prices.ts";
 
 const GOOD = {
@@ -146,4 +146,18 @@ test("prices: the list's by default, a model that is named has its own; faults b
   const example = /^#(PRICES=.+)$/m.exec(renderEnvExample())![1]!;
   const { PRICES } = parseEnv(example);
   expect(priced(PRICES!)).toEqual(LIST_PRICES);
+});
+
+test("a process without a gateway needs none of its settings; the files process has a token, and so has who asks it", () => {
+  const { OPENCLAW_GATEWAY_URL: _, OPENCLAW_GATEWAY_TOKEN: __, OPENCLAW_GATEWAY_DIR: ___, ...front } = GOOD;
+  expect(loadConfig({ ...front, ROLE: "front", GATEWAY_ID: "main" })).toMatchObject({
+    ROLE: "front",
+    GATEWAY_ID: "none",
+  });
+  expect(faultsOf(front).length).toBe(3);
+  expect(faultsOf({ ...GOOD, ROLE: "back" })[0]).toStartWith("ROLE");
+  expect(faultsOf({ ...GOOD, GATEWAY_FILES_URL: "http://10.0.0.2:18790" })[0]).toStartWith("GATEWAY_FILES_TOKEN");
+  expect(() => loadFilesConfig({ OPENCLAW_GATEWAY_DIR: "/x" })).toThrow("GATEWAY_FILES_TOKEN is missing");
+  const files = loadFilesConfig({ OPENCLAW_GATEWAY_DIR: "/x", GATEWAY_FILES_TOKEN: "x".repeat(16) });
+  expect(files).toMatchObject({ GATEWAY_FILES_HOST: "127.0.0.1", GATEWAY_FILES_PORT: 18790 });
 });

@@ -29,7 +29,7 @@ test("a release runs on the schema of a newer one, unless that one says that it 
   expect(await planMigrations(sql)).toEqual({ pending: [], newer: ["9998_expand.sql"] });
   expect(await migrate(sql)).toEqual([]);
   await sql`insert into schema_migrations (name, hash, breaking) values ('9999_contract.sql', '', true)`;
-  expect(migrate(sql)).rejects.toThrow("can't run on it (9999_contract.sql)");
+  expect(String(await migrate(sql).catch((error: unknown) => error))).toContain("can't run on it (9999_contract.sql)");
   await sql.end();
 });
 
@@ -40,7 +40,8 @@ test("a migration that was changed is refused; a database of before the mark is 
   expect(await migrate(sql)).toEqual([]);
   expect((await sql`select breaking from schema_migrations where breaking`).length).toBe(0);
   await sql`update schema_migrations set hash = 'another' where name like '0007%'`;
-  expect(planMigrations(sql)).rejects.toThrow("0007_operations.sql was changed");
+  const refused = await planMigrations(sql).catch((error: unknown) => error);
+  expect(String(refused)).toContain("0007_operations.sql was changed");
   await sql.end();
 });
 

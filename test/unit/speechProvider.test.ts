@@ -47,7 +47,7 @@ function connect(env: Record<string, string> = {}) {
   const speech = createSpeechProvider(config, log, metrics)!;
   const failures = async () => {
     const { values } = await metrics.speechFailures.get();
-    return values.map(({ labels, value }) => [labels.call, labels.reason, value]);
+    return values.filter(({ value }) => value > 0).map(({ labels, value }) => [labels.call, labels.reason, value]);
   };
   return { speech, failures };
 }

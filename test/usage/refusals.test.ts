@@ -135,13 +135,13 @@ test("a 429 says what of, how much, until when, what has more, and when to come 
   // Of several kinds the one that does not fit; the largest plan has no larger one.
   await reef.sql`insert into subscriptions (user_id, plan) values (${user.id}, 'premium')`;
   const refused = await take(user, { ttsCharacters: 5, voiceOutputSeconds: 7_201 });
-  expect(isRefused(refused) && renderRefusal(refused).extras).toMatchObject({
+  expect(isRefused(refused) && renderRefusal(reef.deps, refused).extras).toMatchObject({
     kind: "voice_output_seconds",
     limit: 7_200,
     used: 0,
     upgrade_to: null,
   });
-  expect(isRefused(refused) && renderRefusal(refused).code).toBe("voice_limit_reached");
+  expect(isRefused(refused) && renderRefusal(reef.deps, refused).code).toBe("voice_limit_reached");
 });
 
 test("a cheap no waits for nobody's locks and begins no transaction", async () => {

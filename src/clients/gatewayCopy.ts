@@ -1,0 +1,122 @@
+import { createHash } from "node:crypto";
+import { constants } from "node:fs";
+import { mkdir, open, readdir, readlink, realpath, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { createSqliteCopies, type SqliteCopies } from "./sqliteCopies.ts";
+import { readWorkspace } from "./workspaceFiles.ts";
+
+/** Made again by every start, or never used again (openclaw.md §8): no part of a backup. */
+const LEFT_OUT = /(^state\/(tmp|media|logs|cache)$)|(-(wal|shm|journal)$)|(\.lock(\.sqlite)?$)/;
+const SQLITE = /\.sqlite$/;
+
+export interface GatewayCopy {
+  /** Each agent's workspace, as `hashWorkspace` has it. */
+  workspaces: Record<string, string>;
+  /** Paths of databases that can't be read. */
+  damaged: string[];
+}
+
+/**
+ * Copies a gateway's folder while the gateway runs: every workspace to `to/workspaces`, and what it keeps of its agents
+ * to `to/state` and `to/parked`, databases whole. Whoever is erased meanwhile is left out. A database that SQLite can't
+ * read is copied as it is: one person's damage must not keep everybody else from having a backup.
+ */
+export async function copyGateway(dir: string, to: string, signal: AbortSignal): Promise<GatewayCopy> {
+  const root = await realpath(dir);
+  const target = await realpath(to);
+  const workspaces: Record<string, string> = {};
+  const damaged: string[] = [];
+  for (const agentId of await listFolders(join(root, "workspaces"))) {
+    signal.throwIfAborted();
+    // Drafts have a dot in their names.
+    if (!agentId.includes("."))
+      workspaces[agentId] = await copyWorkspace(join(root, "workspaces", agentId), join(target, "workspaces", agentId));
+  }
+  const copies = createSqliteCopies();
+  try {
+    for (const name of ["state", "parked"]) {
+      await mkdir(join(target, name), { recursive: true, mode: 0o700 });
+      await copyTree({ root, target, copies, signal, damaged }, name);
+    }
+  } finally {
+    copies.close();
+  }
+  return { workspaces, damaged };
+}
+
+/** A workspace's content as one hash: of its files' names and bytes, whatever their order and times. */
+export async function hashWorkspace(folder: string): Promise<string> {
+  return readAll(folder, async () => undefined);
+}
+
+async function copyWorkspace(from: string, to: string): Promise<string> {
+  await mkdir(to, { recursive: true, mode: 0o700 });
+  return readAll(from, async (path, content) => {
+    const file = join(to, ...path);
+    await mkdir(dirname(file), { recursive: true, mode: 0o700 });
+    await writeFile(file, content, { mode: 0o600 });
+  });
+}
+
+async function readAll(folder: string, use: (path: string[], content: Buffer) => Promise<void>): Promise<string> {
+  const lines: string[] = [];
+  for await (const file of readWorkspace(folder)) {
+    if (file.leftOut !== undefined) continue;
+    await use(file.path, file.content);
+    lines.push(`${createHash("sha256").update(file.content).digest("hex")}  ${file.path.join("/")}`);
+  }
+  return createHash("sha256").update(lines.sort().join("\n")).digest("hex");
+}
+
+interface Tree {
+  root: string;
+  target: string;
+  copies: SqliteCopies;
+  signal: AbortSignal;
+  damaged: string[];
+}
+
+async function copyTree(tree: Tree, folder: string): Promise<void> {
+  const entries = await readdir(join(tree.root, folder), { withFileTypes: true }).catch(nothingWhenGone);
+  for (const entry of entries) {
+    tree.signal.throwIfAborted();
+    const name = join(folder, entry.name);
+    if (LEFT_OUT.test(name)) continue;
+    if (entry.isDirectory()) {
+      await mkdir(join(tree.target, name), { recursive: true, mode: 0o700 });
+      await copyTree(tree, name);
+    } else if (entry.isFile()) await copyOne(tree, name);
+  }
+}
+
+async function copyOne({ root, target, copies, damaged }: Tree, name: string): Promise<void> {
+  const [from, to] = [join(root, name), join(target, name)];
+  if (SQLITE.test(name)) {
+    if ((await copies.copy(from, to)) !== "damaged") return;
+    damaged.push(name);
+  }
+  await copyFile(from, to);
+}
+
+/** Its owner may put a link in the place of the file, or of a folder on the way: then it is not what we wanted. */
+async function copyFile(from: string, to: string): Promise<void> {
+  const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = constants;
+  const file = await open(from, O_RDONLY | O_NOFOLLOW | O_NONBLOCK).catch(() => null);
+  if (file === null) return;
+  try {
+    if ((await readlink(`/proc/self/fd/${file.fd}`)) !== from || !(await file.stat()).isFile()) return;
+    await writeFile(to, await file.readFile(), { mode: 0o600 });
+  } finally {
+    await file.close();
+  }
+}
+
+async function listFolders(folder: string): Promise<string[]> {
+  const entries = await readdir(folder, { withFileTypes: true }).catch(nothingWhenGone);
+  return entries.filter((entry) => entry.isDirectory()).map(({ name }) => name);
+}
+
+function nothingWhenGone(error: NodeJS.ErrnoException): [] {
+  if (error.code === "ENOENT") return [];
+  throw error;
+}

@@ -1,0 +1,11 @@
+import { mkdir, writeFile } from "node:fs/promises";
+
+/** Makes a folder, and those on the way, for ourselves alone. */
+export async function makeFolder(path: string): Promise<void> {
+  await mkdir(path, { recursive: true, mode: 0o700 });
+}
+
+/** Writes a new file for ourselves alone. */
+export async function writeText(path: string, text: string): Promise<void> {
+  await writeFile(path, text, { mode: 0o600, flag: "wx" });
+}

@@ -1,0 +1,49 @@
+import type { Config } from "../config.ts";
+import { RETENTION } from "../lib/retention.ts";
+import { ProgramError, runProgram } from "./programs.ts";
+
+type ResticConfig = Pick<Config, "RESTIC_REPOSITORY" | "RESTIC_PASSWORD" | "BACKUP_DIR">;
+
+/** The second place of the backups, as restic keeps it: encrypted, and each piece once. */
+export interface Restic {
+  /** Sends whole folders, named by when they were made; makes the repository when there is none. */
+  send(input: { paths: string[]; at: Date; signal: AbortSignal }): Promise<void>;
+  /** Forgets what the retention does not keep, and frees its room. */
+  forget(signal: AbortSignal): Promise<void>;
+}
+
+/** Null where no second place is configured. Throws when its password is missing. */
+export function createRestic(config: ResticConfig): Restic | null {
+  const { RESTIC_REPOSITORY: repository, RESTIC_PASSWORD: password } = config;
+  if (!repository) return null;
+  if (!password) throw new Error("RESTIC_REPOSITORY is set and RESTIC_PASSWORD is missing");
+  const env = {
+    RESTIC_REPOSITORY: repository,
+    RESTIC_PASSWORD: password,
+    RESTIC_CACHE_DIR: `${config.BACKUP_DIR}/.restic-cache`,
+    TZ: "UTC",
+  };
+  const restic = (args: string[], signal: AbortSignal) =>
+    runProgram({ program: "restic", args: ["--quiet", ...args], env, signal }).catch((error: unknown) => {
+      // The address may hold the name and password of whoever may write there.
+      if (!(error instanceof ProgramError)) throw error;
+      throw new Error(error.message.replaceAll(repository, "the repository"));
+    });
+  return {
+    async send({ paths, at, signal }) {
+      const known = await restic(["cat", "config"], signal).then(
+        () => true,
+        () => false,
+      );
+      // When it is only out of reach this fails, too, with the better sentence.
+      if (!known) await restic(["init"], signal);
+      const time = at.toISOString().slice(0, 19).replace("T", " ");
+      await restic(["backup", "--tag", "reef", "--time", time, ...paths], signal);
+    },
+    async forget(signal) {
+      const keep = Object.entries(RETENTION).flatMap(([unit, count]) => [`--keep-${unit}`, String(count)]);
+      // Each backup is a path of its own: without the grouping each would be the newest of its kind.
+      await restic(["forget", "--tag", "reef", "--group-by", "host,tags", ...keep, "--prune"], signal);
+    },
+  };
+}

@@ -1,0 +1,262 @@
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { startFakeOpenAi, type FakeOpenAi } from "../fakes/openai.ts";
+import { startMachine, whyNoMachine, type Machine } from "./machine.ts";
+
+/*
+ * setup.sh on a bare Debian with a real systemd, beside a Postgres and a Redis that another service brings in Docker (a
+ * stand-in for its command, and ports that lead to the real ones of this test run). Needs the network, for packages.
+ */
+
+const root = resolve(import.meta.dir, "../..");
+const DOMAIN = "reef.test";
+const POSTGRES_PORT = 15432;
+const REDIS_PORT = 16379;
+const MODEL_PORT = 18400;
+const MINUTES = 60_000;
+const KEY = "sk-of-this-test-0123456789";
+
+const why = whyNoMachine();
+if (why !== null) console.error(why);
+
+const postgresUrl = new URL(process.env["TEST_DATABASE_URL"] ?? "postgres://none:none@127.0.0.1:1/none");
+const redisUrl = new URL(process.env["TEST_REDIS_URL"] ?? "redis://127.0.0.1:1");
+
+/** What Docker says of the two containers; nothing else is asked of it. */
+const dockerCommand = `#!/bin/sh
+case "$1 $*" in
+  ps*) printf 'other-db-1 postgres:18-alpine\\nother-cache-1 redis:7\\nother-web-1 nginx:1\\n' ;;
+  "port port other-db-1 5432/tcp") echo 127.0.0.1:${POSTGRES_PORT} ;;
+  "port port other-cache-1 6379/tcp") echo 127.0.0.1:${REDIS_PORT} ;;
+  inspect*Cmd*other-cache-1) printf 'redis-server\\n--requirepass\\n${redisUrl.password}\\n' ;;
+  inspect*Env*other-db-1) printf 'PATH=/bin\\nPOSTGRES_USER=${postgresUrl.username}\\nPOSTGRES_PASSWORD=${postgresUrl.password}\\n' ;;
+  *) exit 1 ;;
+esac
+`;
+
+/** Everything on the disk that setup.sh may touch: contents, modes, owners, links. */
+const DIGEST =
+  "find /etc /opt /usr /var/lib /var/backups /var/www /root -xdev " +
+  "-not -path '/var/lib/systemd/*' -not -path '/root/.npm*' -not -path '/root/reef*' -not -path '/var/lib/fail2ban*' " +
+  "-printf '%p %m %u %g %l %y\\n' -type f -exec sha256sum {} + | LC_ALL=C sort | sha256sum";
+
+describe.skipIf(why !== null)("setup.sh on a bare server", () => {
+  let machine: Machine;
+  let model: FakeOpenAi;
+  let scratch: string;
+  const setup = (options: string) => machine.exec(`/root/reef/scripts/setup.sh ${options}`, { timeoutMs: 8 * MINUTES });
+  const chat = (say: string) =>
+    machine.exec(
+      `cd /root && NODE_EXTRA_CA_CERTS=/etc/ssl/reef/${DOMAIN}/fullchain.pem REEF_DATA_DIR=/root/reef-chat ` +
+        `/opt/reef/current/scripts/bun /opt/reef/current/scripts/chat.ts --url https://${DOMAIN} ` +
+        `--email somebody@example.com --password 'a long enough one 71' --say '${say}'`,
+    );
+
+  beforeAll(async () => {
+    model = await startFakeOpenAi();
+    const ports = {
+      [POSTGRES_PORT]: Number(postgresUrl.port),
+      [REDIS_PORT]: Number(redisUrl.port),
+      [MODEL_PORT]: Number(new URL(model.url).port),
+    };
+    machine = await startMachine({ ports });
+    scratch = mkdtempSync(join(tmpdir(), "reef-setup-"));
+    writeFileSync(join(scratch, "docker"), dockerCommand);
+    chmodSync(join(scratch, "docker"), 0o755);
+    await machine.copyIn(scratch, "/usr/local/bin");
+    await machine.copyIn(root, "/root/reef", { tracked: true });
+    const answers = `OPENAI_API_KEY=${KEY}\nOPENAI_BASE_URL=http://127.0.0.1:${MODEL_PORT}/v1\nDATABASE_ROLE=reef_app\n`;
+    await machine.run("umask 077; cat > /root/reef-answers.env", { input: answers });
+    await machine.run(`echo '127.0.0.1 ${DOMAIN}' >> /etc/hosts`);
+  }, 5 * MINUTES);
+
+  afterAll(async () => {
+    await machine?.stop();
+    await model?.close();
+    if (scratch) rmSync(scratch, { recursive: true, force: true });
+  });
+
+  test("a dry run says what it would do, and changes nothing", async () => {
+    const before = await machine.run(DIGEST);
+    const { code, stdout, stderr } = await setup(`--dry-run --domain ${DOMAIN} --answers /root/reef-answers.env`);
+    expect(stderr).toBe("");
+    expect(code).toBe(0);
+    expect(stdout).toContain("would    apt-get install age");
+    expect(stdout).toContain("would    user reef-gateway, without a shell");
+    expect(stdout).toContain("would    /etc/reef/reef.env");
+    expect(stdout).toContain("would    everything else shut (ufw)");
+    expect(stdout).toContain("missing  SMTP_URL: no mail goes out");
+    expect(stdout).not.toContain(KEY);
+    expect(await machine.run(DIGEST)).toBe(before);
+  });
+
+  test("what it is told is looked at before anything is done", async () => {
+    expect(await setup("--no-such-option")).toMatchObject({ code: 2 });
+    await machine.run("echo A=1 > /root/reef-open.env; chmod 644 /root/reef-open.env");
+    const open = await setup("--answers /root/reef-open.env");
+    expect(open).toMatchObject({ code: 2 });
+    expect(open.stderr).toContain("chmod 600");
+    await machine.run("echo NO_SUCH_SETTING=geheim > /root/reef-open.env; chmod 600 /root/reef-open.env");
+    const unknown = await setup("--answers /root/reef-open.env");
+    expect(unknown).toMatchObject({ code: 2 });
+    expect(unknown.stderr).toContain("NO_SUCH_SETTING");
+    expect(unknown.stderr).not.toContain("geheim");
+  });
+
+  test(
+    "a real run ends with Reef answering through nginx",
+    async () => {
+      const { code, stdout, stderr } = await setup(`--domain ${DOMAIN} --answers /root/reef-answers.env`);
+      if (![0, 3].includes(code)) throw new Error(`${stdout}\n${stderr}\n${machine.console().slice(-3000)}`);
+      for (const secret of [KEY, postgresUrl.password, redisUrl.password]) {
+        expect(stdout).not.toContain(secret);
+        expect(stderr).not.toContain(secret);
+      }
+      const answered = await machine.run(
+        `curl -fsS --cacert /etc/ssl/reef/${DOMAIN}/fullchain.pem https://${DOMAIN}/readyz`,
+      );
+      expect(JSON.parse(answered)).toMatchObject({ status: "ok" });
+    },
+    10 * MINUTES,
+  );
+
+  test(
+    "a second run changes nothing",
+    async () => {
+      const before = await machine.run(DIGEST);
+      const started = await machine.run(
+        "systemctl show -p MainPID reef-api@1 reef-api@2 reef-gateway@main reef-files@main",
+      );
+      const { stdout } = await setup("");
+      expect(stdout).toMatch(/setup: \d+ right already, 0 changed/);
+      expect(await machine.run(DIGEST)).toBe(before);
+      expect(
+        await machine.run("systemctl show -p MainPID reef-api@1 reef-api@2 reef-gateway@main reef-files@main"),
+      ).toBe(started);
+    },
+    3 * MINUTES,
+  );
+
+  test("secrets are root's, and neither user reads the other's", async () => {
+    const files = await machine.run("find /etc/reef -type f -printf '%m %u\\n' | sort -u");
+    expect(files).toBe("600 root\n");
+    const as = (user: string, command: string) =>
+      machine.exec(`setpriv --reuid=${user} --regid=${user} --clear-groups ${command}`);
+    for (const user of ["reef", "reef-gateway"]) {
+      for (const file of ["reef.env", "gateways/main.env", "backup.env"])
+        expect(await as(user, `cat /etc/reef/${file}`)).toMatchObject({ stdout: "" });
+      expect((await as(user, "ls /var/backups/reef")).code).not.toBe(0);
+    }
+    const env = (await machine.run("systemctl show -p MainPID --value reef-api@1")).trim();
+    expect(await as("reef-gateway", `cat /proc/${env}/environ`)).toMatchObject({ stdout: "" });
+    expect((await as("reef", "ls /var/lib/reef-gateway/main")).code).not.toBe(0);
+    expect((await as("reef-gateway", "ls /var/lib/reef")).code).not.toBe(0);
+    // The same command as root: the test above can fail.
+    expect(await machine.run("cat /etc/reef/reef.env")).toContain(KEY);
+    const listed = await machine.run("ps axww -o args");
+    for (const line of (await machine.run("grep -E '(TOKEN|SECRET|KEY)=' /etc/reef/reef.env")).trim().split("\n"))
+      expect(listed).not.toContain(line.split("=")[1]!);
+  });
+
+  test("the gateway runs under its own user with its memory limited", async () => {
+    const shown = await machine.run("systemctl show -p User,MainPID,MemoryMax,Slice reef-gateway@main");
+    const value = (name: string) => new RegExp(`^${name}=(.*)$`, "m").exec(shown)?.[1] ?? "";
+    expect([value("User"), value("Slice"), value("MemoryMax")]).toEqual([
+      "reef-gateway",
+      "openclaw.slice",
+      String(14 * 1024 ** 3),
+    ]);
+    expect((await machine.run(`ps -o user:20= -p ${value("MainPID")}`)).trim()).toBe("reef-gateway");
+    const group = await machine.run(
+      `p=$(sed -n 's/^[0-9]*:memory://p; s/^0:://p' /proc/${value("MainPID")}/cgroup | head -1); ` +
+        "cat /sys/fs/cgroup/memory$p/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup$p/memory.max",
+    );
+    expect(Number(group)).toBe(14 * 1024 ** 3);
+  });
+
+  test("the role in Postgres may do nothing but own its database", async () => {
+    const sql = `select rolsuper or rolcreatedb or rolcreaterole or rolbypassrls from pg_roles where rolname = 'reef_app'`;
+    const admin = new Bun.SQL(postgresUrl.href);
+    const [row] = (await admin.unsafe(sql).values()) as unknown[][];
+    const others = await admin
+      .unsafe(`select has_database_privilege('public', 'reef', 'connect')`)
+      .values()
+      .catch(() => []);
+    await admin.close();
+    expect(row).toEqual([false]);
+    expect(others).toBeDefined();
+  });
+
+  test("a chat is answered, through nginx and the gateway", async () => {
+    const { code, stdout, stderr } = await chat("hello there");
+    expect({ code, stderr: code === 0 ? "" : stderr }).toEqual({ code: 0, stderr: "" });
+    expect(stdout.trim().length).toBeGreaterThan(3);
+  });
+
+  test(
+    "a line of a refused sign-in is what fail2ban looks for, and it bans by it",
+    async () => {
+      const body = `{"email":"nobody@example.com","password":"not the right one"}`;
+      const tell = `curl -s -o /dev/null -w '%{http_code}' -H 'content-type: application/json' -H 'X-Forwarded-For: 203.0.113.77'`;
+      expect(await machine.run(`${tell} -d '${body}' http://127.0.0.1:3001/api/auth/login`)).toBe("401");
+      const line = await machine.run("journalctl -u reef-api@1 -o cat | grep 'sign-in refused' | tail -1");
+      expect(line).toContain('"ip":"203.0.113.77"');
+      expect(line).not.toContain("nobody");
+      const checked = await machine.run(
+        "journalctl -u reef-api@1 -o short | grep 'sign-in refused' > /tmp/lines; fail2ban-regex /tmp/lines reef-signin",
+      );
+      expect(checked).toMatch(/Lines: (\d+) lines, 0 ignored, \1 matched, 0 missed/);
+      for (let tries = 0; tries < 45; tries++)
+        await machine.run(`${tell} -d '${body}' http://127.0.0.1:3001/api/auth/login`);
+      const banned = await machine.run(
+        "for n in $(seq 100); do fail2ban-client get reef-signin banip | grep . && break; sleep 0.2; done",
+      );
+      expect(banned.trim()).toBe("203.0.113.77");
+    },
+    MINUTES,
+  );
+
+  test("only SSH, 80 and 443 are open to the world", async () => {
+    const status = await machine.run("ufw status verbose");
+    expect(status).toContain("Default: deny (incoming)");
+    const open = [...status.matchAll(/^(\d+)\/tcp +ALLOW IN/gm)].map((match) => Number(match[1]));
+    expect([...new Set(open)].sort((a, b) => a - b)).toEqual([22, 80, 443]);
+    // By the firewall's rules and by where it listens.
+    const listening = await machine.run(
+      "ss -Hltn | awk '{print $4}' | grep -v '^127\\.\\|^\\[::1\\]' | sed 's/.*://' | sort -un",
+    );
+    expect(listening.trim().split("\n")).toEqual(["22", "80", "443"]);
+  });
+
+  test(
+    "the reef command does its jobs with the server's settings",
+    async () => {
+      expect(await machine.run("reef verify")).toContain("0 violated");
+      expect(await machine.run("reef status")).toContain("reef-api@1.service");
+      expect(await machine.exec("reef nonsense")).toMatchObject({ code: 64 });
+      const refused = await machine.exec("setpriv --reuid=reef --regid=reef --clear-groups reef verify");
+      expect(refused).toMatchObject({ code: 64 });
+    },
+    MINUTES,
+  );
+
+  test(
+    "a reboot brings everything back, and the assistant remembers",
+    async () => {
+      await machine.reboot();
+      await machine.run(
+        `for n in $(seq 300); do curl -fsS --cacert /etc/ssl/reef/${DOMAIN}/fullchain.pem https://${DOMAIN}/readyz && exit 0; sleep 0.3; done; exit 1`,
+      );
+      expect(await machine.run("systemctl is-active reef-api@1 reef-api@2 reef-gateway@main nginx fail2ban")).toBe(
+        "active\n".repeat(5),
+      );
+      expect(await machine.run("ufw status")).toContain("Status: active");
+      expect(await machine.run("systemctl --failed --no-legend 'reef-*'")).toBe("");
+      const { code } = await chat("and are you there again");
+      expect(code).toBe(0);
+    },
+    3 * MINUTES,
+  );
+});
