@@ -110,9 +110,12 @@ test("versions", async () => {
   );
   const dump = (version: string) => machine.program("pg_dump", `echo 'pg_dump (PostgreSQL) ${version}'`);
   const sql = sqlOf(160_002);
-  expect(await look("versions.pg_dump", { deps: { sql } })).toContain("warn: no pg_dump here");
+  expect(await look("versions.pg_dump", { deps: { sql } })).toContain("bad: no pg_dump here");
   dump("15.10");
   expect(await look("versions.pg_dump", { deps: { sql } })).toBe("bad: pg_dump 15 refuses a server of version 16");
+  machine.program("docker", 'case $1 in ps) echo other-db-1;; *) echo "pg_dump (PostgreSQL) 16.4";; esac');
+  expect(await look("versions.pg_dump", { deps: { sql } })).toBe("ok: 16 in container other-db-1, the server is 16");
+  machine.program("docker", "exit 1");
   dump("16.2");
   expect(await look("versions.pg_dump", { deps: { sql } })).toBe("ok: 16, the server is 16");
 });
@@ -491,6 +494,7 @@ test("the machine", async () => {
   for (const [id, unit, n] of [
     ["machine.limits_api", "reef-api@1.service", 2],
     ["machine.limits_gateway", "reef-gateway@main.service", 14],
+    ["machine.limits_slices", "openclaw.slice", 14],
   ] as const) {
     const units = (limit: string) =>
       `case $1 in list-units) echo '${unit} loaded active running x';; *) ${showUnit({ MemoryMax: limit, ControlGroup: `/reef/${unit}`, NeedDaemonReload: "no" })};; esac`;

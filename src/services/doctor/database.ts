@@ -18,7 +18,8 @@ async function checkMigrations({ deps }: SystemScene): Promise<Result> {
     if ((error as { code?: unknown }).code !== undefined || !(error instanceof Error)) throw error;
     return bad(error.message, "reef deploy with a release as it was published (docs/deploying.md)");
   }
-  const pending = plan.pending.map(({ name }) => name).join(", ");
+  const names = plan.pending.map(({ name }) => name);
+  const pending = names.length > 3 ? `${names.length} migrations, ${names[0]} to ${names.at(-1)},` : names.join(", ");
   // Not a thing for --fix: while the release before still runs, its queries would meet another schema.
   if (pending !== "")
     return bad(`${pending} not applied`, "reef deploy applies them before it starts the new processes");

@@ -54,12 +54,14 @@ async function checkClock({ host, place }: Scene): Promise<Result> {
 }
 
 /** What a unit's limit is in its file, in systemd and in the kernel. */
-async function checkLimit({ host, place }: Scene, pattern: string): Promise<Result> {
+async function checkLimit({ host, place }: Scene, ...patterns: string[]): Promise<Result> {
   if (!place.hasSystemd) return skip(NO_SYSTEMD);
-  const ran = await host.run(["systemctl", "list-units", "--state=active", "--plain", "--no-legend", pattern]);
+  const ran = await host.run(["systemctl", "list-units", "--state=active", "--plain", "--no-legend", ...patterns]);
   const units = (ran?.out ?? "").split("\n").flatMap((line) => line.trim().split(/\s+/)[0] || []);
   if (units.length === 0)
-    return place.isInstalled ? bad(`no ${pattern} runs`, `systemctl start ${pattern}`) : skip(NOT_INSTALLED);
+    return place.isInstalled
+      ? bad(`no ${patterns.join(", ")} runs`, "systemctl start reef.target; reef status")
+      : skip(NOT_INSTALLED);
   const found: string[] = [];
   const wrong: string[] = [];
   for (const unit of units) {
@@ -124,6 +126,7 @@ export const MACHINE: readonly Check[] = [
   onHost("machine.clock", checkClock),
   onHost("machine.limits_api", (scene) => checkLimit(scene, "reef-api@*.service")),
   onHost("machine.limits_gateway", (scene) => checkLimit(scene, "reef-gateway@*.service")),
+  onHost("machine.limits_slices", (scene) => checkLimit(scene, "openclaw.slice", "backend.slice")),
   onHost("machine.firewall", checkFirewall),
   onHost("machine.fail2ban", checkFail2ban),
 ];

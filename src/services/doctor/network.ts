@@ -100,17 +100,16 @@ async function checkFront({ place, tls }: Scene): Promise<Result> {
   if (!place.hasNginx) return skip("no nginx here");
   const { host } = Object.assign(new URL(`https://${place.domain}`), { port: tls.port });
   const url = `https://${host}/health`;
-  const answer = await fetch(url, {
-    signal: AbortSignal.timeout(8_000),
-    redirect: "manual",
-    ...(tls.ca ? { tls: { ca: tls.ca } } : {}),
-  }).catch(() => null);
-  if (answer?.ok) return ok(`${url} answers 200`);
-  await answer?.body?.cancel();
-  return bad(
-    `${url} ${answer ? `answers ${answer.status}` : "does not answer from here"}`,
-    "systemctl status nginx reef-api@1; nginx -t",
-  );
+  const signal = AbortSignal.timeout(8_000);
+  const options = { signal, redirect: "manual" as const, ...(tls.ca ? { tls: { ca: tls.ca } } : {}) };
+  const answer = await fetch(url, options).catch((error: unknown) => (error as { code?: unknown }).code);
+  const fix = "systemctl status nginx reef-api@1; nginx -t";
+  if (!(answer instanceof Response)) {
+    const why = typeof answer === "string" ? ` (${answer})` : "";
+    return bad(`${url} does not answer from here${why}`, fix);
+  }
+  await answer.body?.cancel();
+  return answer.ok ? ok(`${url} answers 200`) : bad(`${url} answers ${answer.status}`, fix);
 }
 
 export const NETWORK: readonly Check[] = [

@@ -1,6 +1,17 @@
 import { lookAtGateway } from "../../clients/gatewayProbe.ts";
 import { readDatabaseState } from "../../db/deployment.ts";
-import { bad, ok, onHost, onSystem, skip, warn, type Check, type Scene } from "./check.ts";
+import {
+  bad,
+  ok,
+  onHost,
+  onSystem,
+  skip,
+  warn,
+  type Check,
+  type Result,
+  type Scene,
+  type SystemScene,
+} from "./check.ts";
 import { readRedisInfo } from "./redis.ts";
 
 const POSTGRES_MAJOR = 14;
@@ -23,6 +34,32 @@ async function checkNode({ host, pins, place }: Scene) {
   if (!ran || ran.code !== 0) return bad(`no Node under ${OPENCLAW}`, fix);
   const found = ran.out.trim().replace(/^v/, "");
   return found === wanted ? ok(found) : warn(`${found} is installed, ${wanted} is pinned`, fix);
+}
+
+/** Whether backups have a pg_dump that its server does not refuse: here, or in the container that publishes its port. */
+async function checkDump({ deps, host, place }: SystemScene): Promise<Result> {
+  if (place.isTrial) return skip("a trial makes no backups");
+  const server = Math.floor((await readDatabaseState(deps.sql)).versionNumber / 10_000);
+  const publish = `publish=${new URL(deps.config.DATABASE_URL).port || 5432}`;
+  const container = (await host.run(["docker", "ps", "--filter", publish, "--format", "{{.Names}}"]))?.out
+    .trim()
+    .split("\n")[0];
+  // Debian's pg_dump is a chooser that may pick another version than the one that fits.
+  const commands: [string, ...string[]][] = [[`/usr/lib/postgresql/${server}/bin/pg_dump`], ["pg_dump"]];
+  if (container) commands.push(["docker", "exec", container, "pg_dump"]);
+  const found = await Promise.all(
+    commands.map(async ([program, ...args]) => {
+      const ran = await host.run([program, ...args, "--version"]);
+      const major = ran?.code === 0 ? Number(/\(PostgreSQL\) (\d+)/.exec(ran.out)?.[1] ?? 0) : 0;
+      return { major, where: program === "docker" ? ` in container ${container}` : "" };
+    }),
+  );
+  const best = found.toSorted((a, b) => b.major - a.major)[0]!;
+  const fix = `apt-get install postgresql-client-${server}`;
+  if (best.major === 0)
+    return bad(`no pg_dump here, nor a container that publishes the port; the server is ${server}`, fix);
+  if (best.major < server) return bad(`pg_dump ${best.major} refuses a server of version ${server}`, fix);
+  return ok(`${best.major}${best.where}, the server is ${server}`);
 }
 
 export const VERSIONS: readonly Check[] = [
@@ -48,17 +85,5 @@ export const VERSIONS: readonly Check[] = [
     if (Number.parseInt(version, 10) >= REDIS_MAJOR) return ok(version);
     return bad(`Redis ${version}`, `Reef needs Redis ${REDIS_MAJOR} or later`);
   }),
-  onSystem("versions.pg_dump", async ({ deps, host, place }) => {
-    if (place.isTrial) return skip("a trial makes no backups");
-    const server = Math.floor((await readDatabaseState(deps.sql)).versionNumber / 10_000);
-    const fix = `apt-get install postgresql-client-${server}`;
-    // Debian's pg_dump is a chooser that may pick another version than the one that fits.
-    const paths = [`/usr/lib/postgresql/${server}/bin/pg_dump`, "pg_dump"] as const;
-    const asked = await Promise.all(paths.map((path) => host.run([path, "--version"])));
-    const ran = asked.find((answer) => answer?.code === 0);
-    if (!ran) return warn(`no pg_dump here; the server is ${server}`, `${fix}, unless backups go through Docker`);
-    const client = Number(/(\d+)/.exec(ran.out)?.[1]);
-    if (client >= server) return ok(`${client}, the server is ${server}`);
-    return bad(`pg_dump ${client} refuses a server of version ${server}`, fix);
-  }),
+  onSystem("versions.pg_dump", checkDump),
 ];
