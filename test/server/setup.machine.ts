@@ -133,6 +133,7 @@ describe.skipIf(why !== null)("setup.sh on a bare server", () => {
       );
       const { stdout } = await setup("");
       expect(stdout).toMatch(/setup: \d+ right already, 0 changed/);
+      expect((await setup("--dry-run")).stdout).toMatch(/setup: dry run: \d+ right already, 0 to change/);
       expect(changed(before, await machine.run(stateOf(PROGRAMS_AND_SETTINGS)))).toEqual([]);
       expect(
         await machine.run("systemctl show -p MainPID reef-api@1 reef-api@2 reef-gateway@main reef-files@main"),
