@@ -65,7 +65,7 @@ describe.skipIf(why !== null)("setup.sh on a bare server", () => {
       [REDIS_PORT]: Number(redisUrl.port),
       [MODEL_PORT]: Number(new URL(model.url).port),
     };
-    machine = await startMachine({ ports });
+    machine = await startMachine({ name: "reef-setup", ports });
     await machine.run("cat > /usr/local/bin/docker && chmod 755 /usr/local/bin/docker", { input: dockerCommand });
     await machine.copyIn(root, "/root/reef", { tracked: true });
     const answers = `OPENAI_API_KEY=${KEY}\nOPENAI_BASE_URL=http://127.0.0.1:${MODEL_PORT}/v1\nDATABASE_ROLE=reef_app\nDATABASE_NAME=reef_app\n`;
@@ -133,6 +133,7 @@ describe.skipIf(why !== null)("setup.sh on a bare server", () => {
       );
       const { stdout } = await setup("");
       expect(stdout).toMatch(/setup: \d+ right already, 0 changed/);
+      expect((await setup("--dry-run")).stdout).toMatch(/setup: dry run: \d+ right already, 0 to change/);
       expect(changed(before, await machine.run(stateOf(PROGRAMS_AND_SETTINGS)))).toEqual([]);
       expect(
         await machine.run("systemctl show -p MainPID reef-api@1 reef-api@2 reef-gateway@main reef-files@main"),
