@@ -46,7 +46,7 @@ const startAll = async () => {
   expect((await runJob("parkAgents", { ...env, ...reef.env })).code).toBe(0);
   reef.gateway = await reef.gateway.restart();
   const started = await startProcess(reef.env);
-  Object.assign(reef, started, { sql: started.deps.sql, stopProcess: started.stop });
+  Object.assign(reef, started, { sql: started.deps.sql, stopProcess: () => started.stop() });
   reef.stop = async () => {
     await started.stop().catch(() => undefined);
     await reef.gateway.stop();
