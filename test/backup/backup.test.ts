@@ -131,7 +131,7 @@ test("when the second place fails the run fails, and the backup here is whole", 
   const before = listBackups(around.backups).length;
   const { code, output } = await runJob("backup", { ...env, RESTIC_PASSWORD: "not the password" });
   expect(code).toBe(1);
-  expect(output).toContain("the second place failed");
+  expect(output).toContain("the second place failed: restic: Fatal: wrong password");
   expect(listBackups(around.backups).length).toBe(before === 0 ? 1 : before);
   expect(await createBackupFolder(around.backups).check(newest())).toEqual([]);
   expect(await readBackupState(reef.deps)).toMatchObject({ second: "failed", tooOld: false });
