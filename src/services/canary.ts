@@ -80,7 +80,10 @@ async function tryEverything(deps: CanaryDeps, signal: AbortSignal): Promise<Out
     const stage = await prepareStage(deps);
     const { fetched } = model;
     const url = new URL(deps.config.CANARY_MODEL_URL).origin;
-    await carryOutScript({ ...stage, deps, script, fetched, url, signal, turnMs: TURN_MS, slowestMs: 0 }, leaks);
+    await carryOutScript(
+      { ...stage, deps, script, fetched, url, signal, turnMs: TURN_MS, slowestMs: 0, silent: [] },
+      leaks,
+    );
   } catch (error) {
     reason = error instanceof CanaryFailed ? error.message : describeError(error);
     deps.log.warn({ err: error }, "the canary could not be carried out");

@@ -30,6 +30,8 @@ export interface Stage {
   /** How long one message waits for its answer, and the longest that one took up to now. */
   turnMs: number;
   slowestMs: number;
+  /** What was tried and had no answer. */
+  silent: string[];
 }
 
 /** What became of one message. */
@@ -69,6 +71,7 @@ export async function carryOutScript(stage: Stage, leaks: Set<string>): Promise<
   await tryRules(stage, leaks);
   await tryCommands(stage, leaks);
   await trySessions(stage, leaks);
+  if (stage.silent.length > 0) throw new CanaryFailed(`no answer to ${stage.silent.join(", ")}`);
 }
 
 /** Both can talk, and the attacker's tools work on its own files: else a refusal would prove nothing. */
@@ -119,10 +122,11 @@ async function tryMedia(stage: Stage, leaks: Set<string>): Promise<void> {
   const search = async () => (await deps.workspaces.searchCanary({ ...pair, stolen: secrets, mark })).stolen;
   let before = await search();
   for (const [id, source] of listForbiddenMedia(places, `${url}/media`)) {
-    const turn = await say(stage, pair.attacker, "show it", `here it is\nMEDIA:${source}`);
-    if (turn.answer === null) throw new CanaryFailed(`no answer with media (${id})`);
+    const { answer } = await say(stage, pair.attacker, "show it", `here it is\nMEDIA:${source}`, patience(stage));
+    // What hangs is not known; what follows may still tell something.
+    if (answer === null) stage.silent.push(`media:${id}`);
     const found = await search();
-    if (found.some((n) => !before.includes(n)) || holdsSecret(stage, turn.answer)) leaks.add(`media:${id}`);
+    if (found.some((n) => !before.includes(n)) || holdsSecret(stage, answer ?? "")) leaks.add(`media:${id}`);
     before = found;
   }
   for (const path of stage.fetched) leaks.add(path === "/media" ? "media:fetch" : "tool:fetch");
@@ -146,8 +150,7 @@ async function tryCommands(stage: Stage, leaks: Set<string>): Promise<void> {
 async function isPlainText(stage: Stage, text: string): Promise<boolean> {
   for (let tries = 0; tries < 2; tries++) {
     const wanted = `heard ${newId()}`;
-    const limitMs = Math.min(stage.turnMs, Math.max(SWALLOWED_MS, stage.slowestMs * 5));
-    const { asked, answer } = await say(stage, stage.pair.attacker, text, wanted, limitMs);
+    const { asked, answer } = await say(stage, stage.pair.attacker, text, wanted, patience(stage));
     if (asked.some(({ said }) => plainText(said) !== text.trim())) return false;
     if (answer !== null) return asked.length > 0 && answer === wanted;
     // Swallowed as a command, or is nobody there?
@@ -198,6 +201,11 @@ async function useTools(
   }
   for (const [probe, text] of results) if (holdsSecret(stage, text)) leaks.add(probe);
   return results;
+}
+
+/** How long to wait for what may never be answered. */
+function patience({ turnMs, slowestMs }: Stage): number {
+  return Math.min(turnMs, Math.max(SWALLOWED_MS, slowestMs * 5));
 }
 
 function say(stage: Stage, agentId: string, text: string, answer: string, limitMs = stage.turnMs): Promise<Turn> {
