@@ -40,11 +40,17 @@ async function breakInvariant(reef: TestReef): Promise<() => Promise<void>> {
 }
 
 test("a violated invariant is an alarm, without anybody asking", async () => {
-  const { reef, told } = await start();
+  const { reef, told } = await start(86_400_000);
   await breakInvariant(reef);
-  await until("it is told", () => told.length > 0, 60_000);
-  expect(told[0]).toMatchObject({ status: "firing", key: "invariant:seq_gapless", severity: "critical" });
-  expect(told[0].summary).toContain("1 of ");
+  // Its first look finds it: on a busy machine the next one would come much later.
+  const watching = await startProcess({ ...reef.env, INVARIANTS_EVERY_MS: "100" });
+  closers.push(() => watching.stop());
+  await until("it is told", () => told.some(({ key }) => key === "invariant:seq_gapless"), 60_000);
+  expect(told.find(({ key }) => key === "invariant:seq_gapless")).toMatchObject({
+    status: "firing",
+    key: "invariant:seq_gapless",
+    severity: "critical",
+  });
 }, 90_000);
 
 test("it is told once while it lasts, whichever process counts, and once when it is over; what is unchecked stays", async () => {
