@@ -31,20 +31,26 @@ async function start(everyMs = 100): Promise<{ reef: TestReef; told: Json[] }> {
 }
 const openKeys = async (reef: TestReef) => (await listOpenAlarms(reef.sql)).map(({ key }) => key);
 
-async function breakInvariant(reef: TestReef): Promise<{ mend(): Promise<void> }> {
+async function breakInvariant(reef: TestReef): Promise<() => Promise<void>> {
   const { id } = await makeAssistant(await makeUser(reef));
   const set = async (count: number) =>
     void (await reef.sql`update assistants set message_count = ${count} where id = ${id}`);
   await set(5);
-  return { mend: () => set(0) };
+  return () => set(0);
 }
 
 test("a violated invariant is an alarm, without anybody asking", async () => {
-  const { reef, told } = await start();
+  const { reef, told } = await start(86_400_000);
   await breakInvariant(reef);
-  await until("it is told", () => told.length > 0, 60_000);
-  expect(told[0]).toMatchObject({ status: "firing", key: "invariant:seq_gapless", severity: "critical" });
-  expect(told[0].summary).toContain("1 of ");
+  // Its first look finds it: on a busy machine the next one would come much later.
+  const watching = await startProcess({ ...reef.env, INVARIANTS_EVERY_MS: "100" });
+  closers.push(() => watching.stop());
+  await until("it is told", () => told.some(({ key }) => key === "invariant:seq_gapless"), 60_000);
+  expect(told.find(({ key }) => key === "invariant:seq_gapless")).toMatchObject({
+    status: "firing",
+    key: "invariant:seq_gapless",
+    severity: "critical",
+  });
 }, 90_000);
 
 test("it is told once while it lasts, whichever process counts, and once when it is over; what is unchecked stays", async () => {
@@ -52,14 +58,14 @@ test("it is told once while it lasts, whichever process counts, and once when it
   const second = await startProcess(reef.env);
   closers.push(() => second.stop());
   const look = async ({ deps }: Pick<TestReef, "deps">) =>
-    watchInvariants(deps, await checkInvariants(deps, { patienceMs: 0, timeoutMs: 10_000 }));
+    watchInvariants(deps, await checkInvariants(deps, { patienceMs: 20_000, timeoutMs: 10_000 }));
   await look(reef);
   expect(await openKeys(reef)).toEqual([]);
-  const { mend } = await breakInvariant(reef);
+  const mend = await breakInvariant(reef);
   for (const process of [reef, second, reef]) await look(process);
   expect(await openKeys(reef)).toEqual(["invariant:seq_gapless"]);
   await mend();
-  const findings = await checkInvariants(reef.deps, { patienceMs: 0, timeoutMs: 10_000 });
+  const findings = await checkInvariants(reef.deps, { patienceMs: 20_000, timeoutMs: 10_000 });
   expect(findings.every(({ status }) => status === "ok")).toBe(true);
   const unchecked = findings.map((finding) => ({ ...finding, status: "unchecked" as const }));
   await watchInvariants(reef.deps, unchecked);
