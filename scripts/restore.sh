@@ -58,6 +58,7 @@ done
 
 # --- settings -------------------------------------------------------------------------------------------------------------
 
+names_read=()
 # Lines of systemd's EnvironmentFile; what is set already wins.
 read_env_file() {
   local line name value
@@ -66,19 +67,25 @@ read_env_file() {
     [[ $line =~ ^[[:space:]]*([A-Za-z_][A-Za-z0-9_]*)=(.*)$ ]] || continue
     name=${BASH_REMATCH[1]} value=${BASH_REMATCH[2]}
     case $value in \"*\" | \'*\') value=${value:1:-1} ;; esac
-    [ -n "${!name-}" ] || export "$name=$value"
+    [ -z "${!name-}" ] || continue
+    export "$name=$value"
+    names_read+=("$name")
   done <"$1"
 }
 etc=${BACKUP_SECRETS_DIR:-/etc/reef}
-read_env_file "$etc/reef.env"
-read_env_file "$etc/backup.env"
-: "${GATEWAY_ID:=main}" "${BACKUP_DIR:=/var/backups/reef}"
-read_env_file "$etc/gateways/$GATEWAY_ID.env"
+read_settings() {
+  read_env_file "$etc/reef.env"
+  read_env_file "$etc/backup.env"
+  : "${GATEWAY_ID:=main}" "${BACKUP_DIR:=/var/backups/reef}"
+  read_env_file "$etc/gateways/$GATEWAY_ID.env"
+}
+read_settings
 export GATEWAY_ID BACKUP_DIR RESTIC_CACHE_DIR="$BACKUP_DIR/.restic-cache"
 [ -n "${DATABASE_URL-}" ] || die "DATABASE_URL is missing: run as root on the server, or give the settings. See --help" 2
 [ -n "${OPENCLAW_GATEWAY_DIR-}" ] || die "OPENCLAW_GATEWAY_DIR is missing. See --help" 2
 gateway=${OPENCLAW_GATEWAY_DIR%/}
-stamp=$(date -u +%Y%m%dT%H%M%SZ)
+# To the millisecond: a run that was killed may have used this very second.
+stamp=$(date -u +%Y%m%dT%H%M%S%3N)
 
 decode() { printf '%b' "${1//%/\\x}"; }
 # libpq reads these; in an argument everybody could list the password.
@@ -90,6 +97,8 @@ use_url() {
 }
 use_url "$DATABASE_URL"
 database=$database_of_url owner=$PGUSER restoring=${database_of_url}_restoring
+# Postgres cuts longer names off, and two could become one.
+[ $((${#database} + ${#stamp} + 8)) -le 63 ] || die "the database's name is too long to be put aside as NAME_before_TIME"
 
 # The program of this major that is here, else the one in Postgres' container. $1: name, $2: major or "any".
 pg_program() {
@@ -328,6 +337,9 @@ restore_secrets() {
   done < <(find "$etc.restoring" -name '*.env' -print0)
   [ ! -e "$etc" ] || mv "$etc" "$etc.before-$stamp"
   mv "$etc.restoring" "$etc"
+  # What follows works with what is in force now.
+  [ ${#names_read[@]} -eq 0 ] || unset "${names_read[@]}"
+  read_settings
 }
 drop_old() {
   local name path

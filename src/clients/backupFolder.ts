@@ -104,12 +104,12 @@ export function createBackupFolder(dir: string) {
     },
 
     /** Every list of the erased that lies here: the common one, what scripts/restore.sh fetched, and each backup's own. */
-    async readErased(): Promise<unknown[]> {
+    async readErased(): Promise<string[]> {
       const names = await listNames(dir);
       const own = names.filter((name) => NAME.test(name)).map((name) => join(at(name), ERASED));
       const files = [at(ERASED), at("erased-second.json"), ...own];
       const texts = await Promise.all(files.map((file) => readFile(file, "utf8").catch(() => null)));
-      return texts.filter((text) => text !== null).map((text) => JSON.parse(text) as unknown);
+      return texts.filter((text) => text !== null);
     },
 
     /** In one step: it must not be lost. */

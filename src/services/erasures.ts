@@ -26,9 +26,21 @@ export async function recordErasures(deps: Pick<Deps, "sql">, folder: BackupFold
   return all;
 }
 
-/** Throws when a list is damaged: without it somebody could come back. */
+/** All lists here as one. A damaged one is made good by the others; throws when none can be read, for then somebody could come back. */
 export async function readErasures(folder: BackupFolder): Promise<Erasures> {
-  return mergeErasures((await folder.readErased()).map((list) => erasuresSchema.parse(list)));
+  const lists = (await folder.readErased()).map((text) => erasuresSchema.safeParse(parse(text)));
+  const good = lists.flatMap(({ data }) => (data ? [data] : []));
+  if (lists.length > 0 && good.length === 0)
+    throw new Error(`${folder.erasedFile}, who was erased, is damaged: remove it only when you know that nobody was`);
+  return mergeErasures(good);
+}
+
+function parse(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
 }
 
 /**

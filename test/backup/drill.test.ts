@@ -1,6 +1,5 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { chmodSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createBackupFolder } from "../../src/clients/backupFolder.ts";
 import { recordErasures } from "../../src/services/erasures.ts";
@@ -20,11 +19,16 @@ let stack: Stack;
 let ada: Person;
 let bob: Person;
 let env: Record<string, string>;
+let tmp: string;
 
 beforeAll(async () => {
   around = await startSurroundings();
   stack = await startStack({}, around.postgres.url);
-  env = { ...stack.env, ...around.env };
+  // Of its own, so that what a drill leaves can be told from another's.
+  tmp = join(around.folder, "tmp");
+  mkdirSync(tmp);
+  chmodSync(tmp, 0o711);
+  env = { ...stack.env, ...around.env, TMPDIR: tmp };
   const people = await Promise.all([createPerson(stack), createPerson(stack), createPerson(stack)]);
   [ada, bob] = people;
 });
@@ -72,6 +76,8 @@ test("a backup made while people talk is restored by the drill: rows, workspaces
   });
   await recordErasures(stack, createBackupFolder(around.backups));
 
+  // What a drill that was killed has left: its process is no more.
+  mkdirSync(join(tmp, "reef-drill-4194999-left"));
   const drill = await runJob("verifyBackup", env);
   expect(drill.output).toContain("verify-backup: ok");
   expect(drill.code).toBe(0);
@@ -94,7 +100,7 @@ test("a backup made while people talk is restored by the drill: rows, workspaces
   expect(state.lastDrill?.ok).toBe(true);
   expect(state.verifiedAt).not.toBeNull();
   // Nothing of it is left, and nobody's own conversation has it.
-  expect(readdirSync(tmpdir()).filter((entry) => entry.startsWith("reef-drill-"))).toEqual([]);
+  expect(readdirSync(tmp)).toEqual([]);
   expect((await searchRedis(stack.env["REDIS_URL"]!, ["drill-"])).filter((key) => key.startsWith("drill-"))).toEqual(
     [],
   );

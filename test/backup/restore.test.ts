@@ -2,6 +2,8 @@ import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import postgres from "postgres";
+import { createBackupFolder } from "../../src/clients/backupFolder.ts";
+import { readErasures } from "../../src/services/erasures.ts";
 import { checkInvariants } from "../../src/services/invariants.ts";
 import { isAnswer, makeAssistant, makeUser, openChat, type Json, type TestUser } from "../factories.ts";
 import { searchDatabase, searchFiles } from "../deletion/search.ts";
@@ -165,6 +167,24 @@ test("an older backup brings back what was, and nobody who has left since", asyn
     "bananas",
   );
   await expectRestored();
+});
+
+test("who was erased is in several lists: one that is damaged is made good by the others", async () => {
+  const folder = createBackupFolder(around.backups);
+  const known = await readErasures(folder);
+  expect(known.users.map(({ id }) => id)).toEqual([bob.id]);
+  expect(known.assistants).toContain(spare.id);
+  const file = join(around.backups, "erased.json");
+  const text = readFileSync(file, "utf8");
+  writeFileSync(join(around.backups, "erased-second.json"), text);
+  writeFileSync(file, text.slice(0, 20));
+  expect(await readErasures(folder)).toEqual(known);
+  rmSync(join(around.backups, "erased-second.json"));
+  const lonely = createBackupFolder(join(around.folder, "lonely"));
+  mkdirSync(join(around.folder, "lonely"));
+  writeFileSync(lonely.erasedFile, text.slice(0, 20));
+  expect(readErasures(lonely)).rejects.toThrow("is damaged");
+  writeFileSync(file, text);
 });
 
 test("killed at any moment, the same command again restores it all", async () => {
