@@ -26,6 +26,8 @@ export async function copyGateway(dir: string, to: string, signal: AbortSignal):
   const target = await realpath(to);
   const workspaces: Record<string, string> = {};
   const damaged: string[] = [];
+  // A new gateway has none yet.
+  await mkdir(join(target, "workspaces"), { recursive: true, mode: 0o700 });
   for (const agentId of await listFolders(join(root, "workspaces"))) {
     signal.throwIfAborted();
     // Drafts have a dot in their names.

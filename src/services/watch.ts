@@ -2,10 +2,10 @@ import type { Host } from "../clients/host.ts";
 import { readCertificate } from "../clients/hostNetwork.ts";
 import type { Severity } from "../db/alarms.ts";
 import { countStaleLeases, findDeployedAt } from "../db/deployment.ts";
-import { listNewestRuns } from "../db/jobRuns.ts";
 import type { Deps } from "../deps.ts";
 import { sleep, withDeadline } from "../lib/retry.ts";
 import { endAlarm, raiseAlarm } from "./alarms.ts";
+import { readBackupState } from "./backupState.ts";
 import type { Place } from "./doctor/place.ts";
 
 /*
@@ -13,7 +13,7 @@ import type { Place } from "./doctor/place.ts";
  * begins and ends with what is seen. What can't be looked at leaves its alarm as it is.
  */
 
-type WatchDeps = Pick<Deps, "sql" | "redis" | "config" | "log" | "alarmSender">;
+type WatchDeps = Pick<Deps, "sql" | "redis" | "config" | "log" | "clock" | "alarmSender">;
 
 /** What is wrong; null: nothing. */
 type Trouble = { severity: Severity; summary: string } | null;
@@ -94,13 +94,13 @@ async function lookAtLeases({ sql }: WatchDeps): Promise<Trouble> {
   return { severity: "critical", summary };
 }
 
-async function lookAtBackup({ sql, config }: WatchDeps): Promise<Trouble> {
-  const newest = (await listNewestRuns(sql)).find(({ job }) => job === "backup")?.lastOkAt ?? null;
-  const since = newest ?? (await findDeployedAt(sql)) ?? new Date();
-  const ageMs = Date.now() - since.getTime();
-  if (ageMs <= config.BACKUP_MAX_AGE_MS) return null;
+async function lookAtBackup(deps: WatchDeps): Promise<Trouble> {
+  const { newestAt } = await readBackupState(deps);
+  const since = newestAt ?? (await findDeployedAt(deps.sql)) ?? new Date();
+  const ageMs = deps.clock.now() - since.getTime();
+  if (ageMs <= deps.config.BACKUP_MAX_AGE_MS) return null;
   const hours = Math.round(ageMs / 3_600_000);
-  const what = newest
+  const what = newestAt
     ? `the newest backup is ${hours} hours old`
     : `there is no backup at all, ${hours} hours after the start`;
   return { severity: "critical", summary: `${what}: reef backup makes one (docs/runbooks/backup-old.md)` };
