@@ -184,7 +184,7 @@ await_serving() {
   local n=$1 release=$2 deadline=$((SECONDS + READY_SECONDS)) told=$SECONDS state
   until serves "$n" "$release"; do
     state=$(service show "reef-api@$n" --property=SubState --value)
-    case $state in failed | auto-restart) say "process $n ended (journalctl -u reef-api@$n says why)" && return 1 ;; esac
+    case $state in failed | auto-restart*) say "process $n ended (journalctl -u reef-api@$n says why)" && return 1 ;; esac
     [ "$SECONDS" -lt "$deadline" ] || { say "process $n is not ready after $READY_SECONDS s" && return 1; }
     [ $((SECONDS - told)) -lt 5 ] || { say "waiting for process $n" && told=$SECONDS; }
     sleep 0.2
@@ -199,7 +199,8 @@ replace() {
   : >"$EDGE/going-$n"
   sleep "$SETTLE_SECONDS"
   service stop "reef-api@$n" || return 1
-  service reset-failed "reef-api@$n" || return 1
+  # An earlier failure must not be taken for one of this start; a unit that has none is no fault.
+  service reset-failed "reef-api@$n" 2>/dev/null || true
   service --no-block start "reef-api@$n" || return 1
   await_serving "$n" "$release" || return 1
   rm -f "$EDGE/going-$n"
@@ -229,6 +230,10 @@ roll() {
     fi
   done
   for n in "${late[@]}"; do
+    if [ "$(processes | wc -l)" -gt 1 ] && ! has_other "$n"; then
+      say "no other process is ready any more: process $n stays"
+      return 1
+    fi
     replace "$n" "$1" || return 1
   done
 }
@@ -399,6 +404,7 @@ main() {
     show_status
     exit 0
   fi
+  [ "$(id -u)" -eq 0 ] || [ -n "$ROOT" ] || end 1 "run it as root: sudo reef deploy. Nothing was changed."
   [ -n "$(processes)" ] || end 1 "$ETC/api holds no process: run scripts/setup.sh first. Nothing was changed."
   if [ -n "$dry_run" ]; then
     choose

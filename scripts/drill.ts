@@ -67,7 +67,8 @@ async function drill(receipt: Receipt, folder: BackupFolder, redisUrl: string): 
     }
   };
   const manifest = await timed("sums", () => readChecked(folder, backup));
-  const gateway = manifest.gateways[0]!;
+  const [gateway] = manifest.gateways;
+  if (!gateway) throw new Error("it has no gateway's files: those are in the backups of the gateway's host");
   const scratch = await createScratch({ gatewayId: gateway.id, redisUrl, log: say });
   const sql = connectDatabase(scratch.postgres.url, { max: 2, name: "drill" });
   try {

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Puts a release beside the others on a server. Called by setup.sh and deploy.sh; see --help.
 set -euo pipefail
+umask 022
 
 help='Puts the source that this script belongs to under /opt/reef/releases/VERSION, with its packages, and prints VERSION.
 

@@ -267,8 +267,9 @@ install_packages() {
   fi
 }
 apt_install() {
-  quiet apt-get -q update
-  DEBIAN_FRONTEND=noninteractive quiet apt-get -q -y --no-install-recommends install "$@"
+  # A server that updates itself may hold apt's lock for a while.
+  quiet apt-get -q -o DPkg::Lock::Timeout=300 update
+  DEBIAN_FRONTEND=noninteractive quiet apt-get -q -y -o DPkg::Lock::Timeout=300 --no-install-recommends install "$@"
 }
 
 place_programs() {
@@ -728,12 +729,24 @@ start_unit() {
   step="services: $2"
   quiet systemctl "$1" "$2" || { journalctl -u "$2" -n 20 --no-pager -o cat >&2 && false; }
 }
+# is_older UNIT FILE...: whether it has run since before a file was written; whoever wrote it, and died, left it undone
+is_older() {
+  local entered file
+  entered=$(systemctl show --timestamp=unix -p ActiveEnterTimestamp --value "$1")
+  shift
+  for file in "$@"; do
+    [ ! -e "$file" ] || [ "$(stat -c %Y "$file")" -le "${entered#@}" ] || return 0
+  done
+  return 1
+}
 # One after the other: while one process starts, the other serves.
 needs_restart() {
+  local unit=/etc/systemd/system/${1/@*./@.} n=${1#*@}
+  n=${n%%.*}
   case $1 in
-    reef-api@*) $changed_settings || $changed_units ;;
-    reef-gateway@* | reef-files@*) $changed_gateway || $changed_units ;;
-    reef-*.timer | reef-*.path) $changed_units ;;
+    reef-api@*) $changed_settings || $changed_units || is_older "$1" "$unit" "$etc/reef.env" "$etc/api/$n.env" ;;
+    reef-gateway@* | reef-files@*) $changed_gateway || $changed_units || is_older "$1" "$unit" "$etc/gateways/$n.env" ;;
+    reef-*.timer | reef-*.path) $changed_units || is_older "$1" "$unit" ;;
     *) false ;;
   esac
 }

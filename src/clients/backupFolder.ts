@@ -11,7 +11,7 @@ const HALF = ".partial";
 const SUMS = "SHA256SUMS";
 const ERASED = "erased.json";
 
-export interface FileSum {
+interface FileSum {
   path: string;
   bytes: number;
   sha256: string;
@@ -39,10 +39,13 @@ export function createBackupFolder(dir: string) {
       return at(name + HALF);
     },
 
-    /** Writes the sums of all files, everything to the disk, and gives the folder its name: from then on it is whole. */
-    async finish(name: string): Promise<void> {
+    /**
+     * Writes the sums of all files (`files`, and its manifest), everything to the disk, and gives the folder its name:
+     * from then on it is whole.
+     */
+    async finish(name: string, files: FileSum[]): Promise<void> {
       const half = at(name + HALF);
-      const sums = await sumFiles(half);
+      const sums = [...files, { path: "manifest.json", sha256: await hashFile(join(half, "manifest.json")) }];
       await writeFile(join(half, SUMS), sums.map(({ sha256, path }) => `${sha256}  ${path}\n`).join(""), {
         mode: 0o600,
       });

@@ -23,15 +23,15 @@ export interface CanaryPlaces {
 
 /** They stay: an agent whose folder is found empty does not answer any more (2026.9.3). */
 const NOTES = new Set(["SOUL.md", "AGENTS.md", "USER.md", "MEMORY.md", "IDENTITY.md"]);
-/** In the neighbour's folder: what it keeps for itself. */
-const NEIGHBOUR_FILES = ["diary.md", "MEMORY.md"];
-const LINKS = ["link", "link.md", "hard.md"];
+/** Lie in the neighbour's folder and beside `hostFile`, each with the secret of the place. */
+export const PLANTED_FILES = Array.from({ length: 24 }, (_, n) => `secret${n}.json`);
+const LINKS = ["link", "link.json", "hard.json"];
 const MEDIA = ["inbound", "outbound", "outgoing"];
 
 /** The isolation canary's files in a gateway's folder: it plants what must not be reached, and looks who carried it off. */
 export function createCanaryFiles(dir: string) {
   const workspaceOf = (agentId: string) => join(dir, "workspaces", agentId);
-  const hostFile = join(dir, "canary", "host.md");
+  const hostFile = join(dir, "canary", "host.json");
 
   return {
     /** Clears both folders of what earlier runs left, and plants the secrets. The folders are there (`prepare`). */
@@ -40,7 +40,9 @@ export function createCanaryFiles(dir: string) {
       await this.clearCanary(input);
       await mkdir(dirname(hostFile), { recursive: true, mode: 0o700 });
       await write(hostFile, input.hostSecret);
-      for (const name of NEIGHBOUR_FILES) await write(join(workspaceOf(neighbour), name), input.neighbourSecret);
+      for (const name of PLANTED_FILES) await write(join(dirname(hostFile), name), input.hostSecret);
+      for (const name of [...PLANTED_FILES, "MEMORY.md"])
+        await write(join(workspaceOf(neighbour), name), input.neighbourSecret);
       await write(join(workspaceOf(attacker), "notes.md"), input.own);
       return {
         workspace: workspaceOf(attacker),
@@ -57,8 +59,8 @@ export function createCanaryFiles(dir: string) {
       await this.removeCanaryLinks({ attacker });
       const at = (name: string) => join(workspaceOf(attacker), name);
       await symlink(workspaceOf(neighbour), at("link"));
-      await symlink(hostFile, at("link.md"));
-      await link(hostFile, at("hard.md"));
+      await symlink(hostFile, at("link.json"));
+      await link(join(dirname(hostFile), PLANTED_FILES.at(-1)!), at("hard.json"));
     },
 
     async removeCanaryLinks({ attacker }: Pick<CanaryPair, "attacker">): Promise<void> {

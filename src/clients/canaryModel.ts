@@ -18,13 +18,10 @@ export interface Asked {
   said: string;
   /** All that was there before the conversation: the gateway's own words and the workspace's files. */
   system: string;
-  /** What the tools answered since that message, in the order of the calls. */
+  /** What tools have answered in the whole conversation, by the id of the call. */
   results: { id: string; text: string }[];
-  /** Everything since that message, as JSON. */
-  since: string;
   /** Names of the tools that the model may use, sorted. */
   tools: string[];
-  authorization: string;
 }
 
 /** What the model does: it calls tools, or it says something and is done. */
@@ -80,20 +77,16 @@ async function answer(
   reply: (asked: Asked) => Promise<Reply>,
 ): Promise<void> {
   const { messages, tools } = requestSchema.parse(JSON.parse(await readText(request)));
-  const from = messages.findLastIndex((message) => message.role === "user");
-  const since = messages.slice(from + 1);
   const asked = {
-    said: textOf(messages[from]),
+    said: textOf(messages.findLast(({ role }) => role === "user")),
     system: messages
       .filter(({ role }) => role === "system" || role === "developer")
       .map(textOf)
       .join("\n"),
-    results: since
+    results: messages
       .filter(({ role }) => role === "tool")
       .map((message) => ({ id: message.tool_call_id ?? "", text: textOf(message) })),
-    since: JSON.stringify(since),
     tools: tools.map((tool) => tool.function.name).toSorted(),
-    authorization: request.headers.authorization ?? "",
   };
   response.writeHead(200, { "content-type": "text/event-stream" });
   response.end(renderStream(await reply(asked)));

@@ -6,9 +6,9 @@ import type { Workspaces } from "./workspaces.ts";
 /** What a process without a gateway (ROLE=front) has in its place: one that is never there. */
 export function createNoGateway(): { gateway: GatewayClient; workspaces: Workspaces } {
   const noCall = () => Promise.reject(new GatewayError("unsent", "NO_GATEWAY", "this process has no gateway"));
-  const noFolder = () => Promise.reject(new FilesAwayError("this process has no gateway"));
+  const noFolder = () => Promise.reject(new FilesAwayError(null, "no_gateway", "this process has no gateway"));
   const noPath = (): never => {
-    throw new FilesAwayError("this process has no gateway");
+    throw new FilesAwayError(null, "no_gateway", "this process has no gateway");
   };
   return {
     gateway: {

@@ -1,4 +1,11 @@
-import { mkdir, writeFile } from "node:fs/promises";
+import { mkdir, stat, writeFile } from "node:fs/promises";
+
+export async function isFolder(path: string): Promise<boolean> {
+  return stat(path).then(
+    (found) => found.isDirectory(),
+    () => false,
+  );
+}
 
 /** Makes a folder, and those on the way, for ourselves alone. */
 export async function makeFolder(path: string): Promise<void> {

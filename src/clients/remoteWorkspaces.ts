@@ -27,7 +27,7 @@ const LINE_LIMIT_CHARACTERS = 4_000_000;
 const TRIES = 4;
 const TRY_AGAIN_MS = 150;
 
-/** The folder failed (`code` is the file system's), or the other side refused (`code` is its word). */
+/** The folder failed; `code` is the file system's (ENOSPC: it is full). */
 export class FilesError extends Error {
   constructor(
     readonly code: string,
@@ -38,10 +38,14 @@ export class FilesError extends Error {
   }
 }
 
-/** Nobody answers: it says nothing of the folder or of an agent, and is over when the host is back. */
+/** Nobody answers as they should (`code` says how): it says nothing of an agent, and is over when that is put right. */
 export class FilesAwayError extends Error {
-  constructor(cause: unknown) {
-    super("the gateway's files process does not answer", { cause });
+  constructor(
+    cause: unknown,
+    readonly code = "no_answer",
+    message = "the gateway's files process does not answer",
+  ) {
+    super(message, { cause });
     this.name = "FilesAwayError";
   }
 }
@@ -57,7 +61,7 @@ type Ask = (call: Call, signal: AbortSignal) => Promise<Response>;
 /**
  * A gateway's folder through the process beside the gateway (src/files.ts). `dir` is where it lies there: it goes into the
  * gateway's configuration, and the other side refuses to work when it knows another place; null for who only reads.
- * Throws FilesAwayError when nobody answers in time, FilesError when the folder fails (code `ENOSPC`: it is full).
+ * Throws FilesAwayError when nobody answers in time or what was asked is refused, FilesError when the folder fails.
  */
 export function createRemoteWorkspaces(options: { url: string; token: string; dir: string | null }): Workspaces {
   const ask = createAsk(options);
@@ -123,7 +127,10 @@ function createAsk({ url, token, dir }: { url: string; token: string; dir: strin
     if (response.ok) return response;
     const failure = failureSchema.safeParse(await response.json().catch(() => null));
     const { code, error } = failure.data ?? { code: `HTTP_${response.status}`, error: "an answer of somebody else" };
-    throw new FilesError(code, `the gateway's files process: ${error} (${code})`);
+    const message = `the gateway's files process: ${error} (${code})`;
+    throw response.status >= 500 && failure.success
+      ? new FilesError(code, message)
+      : new FilesAwayError(null, code, message);
   };
 }
 
@@ -150,7 +157,7 @@ async function* readFiles(ask: Ask, path: string): AsyncGenerator<WorkspaceFile>
       if ("left_out" in file) yield { path: file.path, leftOut: file.left_out };
       else yield { path: file.path, changedAt: file.changed_at, content: Buffer.from(file.content, "base64") };
     }
-    throw new FilesError("cut_off", "the gateway's files process broke off");
+    throw new FilesAwayError(null, "cut_off", "the gateway's files process broke off");
   } finally {
     aborter.abort();
   }
@@ -164,13 +171,13 @@ async function* readLines(response: Response): AsyncGenerator<string> {
     if (done) return;
     const lines = (rest + value).split("\n");
     rest = lines.pop()!;
-    if (rest.length > LINE_LIMIT_CHARACTERS) throw new FilesError("too_long", "a line of the files process has no end");
+    if (rest.length > LINE_LIMIT_CHARACTERS) throw new FilesAwayError(null, "too_long");
     yield* lines;
   }
 }
 
 function waitFor<T>(piece: Promise<T>): Promise<T> {
   return withDeadline(piece, NEXT_PIECE_MS, "the gateway's files process").catch((error: unknown) => {
-    throw error instanceof FilesError ? error : new FilesAwayError(error);
+    throw error instanceof FilesError || error instanceof FilesAwayError ? error : new FilesAwayError(error);
   });
 }

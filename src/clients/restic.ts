@@ -31,12 +31,14 @@ export function createRestic(config: ResticConfig): Restic | null {
     });
   return {
     async send({ paths, at, signal }) {
-      const known = await restic(["cat", "config"], signal).then(
-        () => true,
-        () => false,
-      );
-      // When it is only out of reach this fails, too, with the better sentence.
-      if (!known) await restic(["init"], signal);
+      await restic(["cat", "config"], signal).catch(async (unknown: unknown) => {
+        // There is none, or it is out of reach, or the password is wrong: only the first is put right by making one.
+        await restic(["init"], signal).catch(() => {
+          throw unknown;
+        });
+      });
+      // Locks of runs that were killed; those of living ones stay.
+      await restic(["unlock"], signal);
       const time = at.toISOString().slice(0, 19).replace("T", " ");
       await restic(["backup", "--tag", "reef", "--time", time, ...paths], signal);
     },

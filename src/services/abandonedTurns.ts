@@ -1,9 +1,9 @@
 import { listAbandonedTurns, takeLostTurns, type Turn } from "../db/turns.ts";
 import type { Deps } from "../deps.ts";
-import { secondsSince } from "../lib/ids.ts";
 import { startLoop, type Loop } from "../lib/loop.ts";
 import type { ChatHub } from "./chatHub.ts";
 import { finishTurn, type Outcome } from "./conversations.ts";
+import { noteTurnEnd } from "./turnTrace.ts";
 
 const RESYNC_MS = 5_000;
 /** Enough to end some turns; whoever dies meanwhile is followed by another. */
@@ -26,7 +26,7 @@ export function startAbandonedTurns(deps: Deps, hub: Pick<ChatHub, "messageStore
       { turn_id: turn.id, gateway: turn.gatewayId, status: outcome.status },
       "ended a turn of a gateway that is away",
     );
-    deps.metrics.turn.observe({ status: outcome.status }, secondsSince(turn.id));
+    noteTurnEnd(deps, turn, outcome);
     hub.messageStored(turn.assistantId, message.seq, message);
   };
   const failed = (text: string): Outcome => ({ status: "failed", text, code: "assistant_unavailable" });

@@ -5,7 +5,7 @@ import { createBackupFolder, nameBackup, sumFiles, type BackupFolder } from "../
 import { copyGateway } from "../clients/gatewayCopy.ts";
 import { dumpDatabase } from "../clients/postgresTools.ts";
 import { createRestic } from "../clients/restic.ts";
-import { makeFolder, writeText } from "../clients/ownFiles.ts";
+import { isFolder, makeFolder, writeText } from "../clients/ownFiles.ts";
 import type { HeldLock } from "../db/locks.ts";
 import { withSnapshot } from "../db/snapshot.ts";
 import type { Deps } from "../deps.ts";
@@ -96,7 +96,7 @@ async function makeLocal(deps: BackupDeps, making: Making): Promise<Manifest> {
     const half = await folder.begin(name);
     const manifest = await fill(deps, making, half);
     await writeText(join(half, "manifest.json"), `${JSON.stringify(manifest, null, 2)}\n`);
-    await folder.finish(name);
+    await folder.finish(name, manifest.files);
     return manifest;
   } catch (error) {
     await folder.abandon(name).catch((err: unknown) => deps.log.warn({ err }, "a half backup was left"));
@@ -112,11 +112,7 @@ async function fill(deps: BackupDeps, { folder, name, began, signal }: Making, h
     const input = { snapshot: snapshot.id, version: snapshot.version, output: join(half, "database.dump"), signal };
     return { ...snapshot, warning: await dumpDatabase(config, input) };
   });
-  const gateway = join(half, "gateways", config.GATEWAY_ID);
-  await makeFolder(gateway);
-  const copied = await copyGateway(config.OPENCLAW_GATEWAY_DIR, gateway, signal);
-  await packFolders(gateway, ["workspaces"], join(gateway, "workspaces.tar"), signal);
-  await packFolders(gateway, ["state", "parked"], join(gateway, "state.tar"), signal);
+  const gateway = await copyFiles(config, half, signal);
   const secrets = await encryptSecrets(config, half, signal);
   await writeText(join(half, "settings.json"), `${JSON.stringify(openSettings(config), null, 2)}\n`);
   await writeText(join(half, "erased.json"), JSON.stringify(await recordErasures(deps, folder)));
@@ -129,16 +125,33 @@ async function fill(deps: BackupDeps, { folder, name, began, signal }: Making, h
     schema,
     postgres: version,
     rows,
-    gateways: [{ id: config.GATEWAY_ID, ...copied }],
+    gateways: gateway ? [gateway] : [],
     secrets,
-    warnings: [warning, noneOf(copied.damaged), secrets === "encrypted" ? null : `without secrets (${secrets})`].filter(
-      (one) => one !== null,
-    ),
+    warnings: [
+      warning,
+      secrets === "encrypted" ? null : `without secrets (${secrets})`,
+      gateway ? null : "without the gateway's files: they are on another host, run this there, too",
+      gateway && gateway.damaged.length > 0 ? `${gateway.damaged.length} agents' databases are damaged` : null,
+    ].filter((one) => one !== null),
     files: await sumFiles(half),
   };
 }
 
-const noneOf = ({ length }: string[]) => (length === 0 ? null : `${length} agents' databases are damaged`);
+/** Null: the gateway is another host's. Rejects when its folder should be here. */
+async function copyFiles(config: Deps["config"], half: string, signal: AbortSignal) {
+  const { GATEWAY_ID: id, OPENCLAW_GATEWAY_DIR: dir } = config;
+  if (!(await isFolder(dir))) {
+    if (config.GATEWAY_FILES_URL) return null;
+    throw new Error(`the gateway's folder ${dir} (OPENCLAW_GATEWAY_DIR) is not there`);
+  }
+  const to = join(half, "gateways", id);
+  await makeFolder(to);
+  await makeFolder(join(to, "workspaces"));
+  const copied = await copyGateway(dir, to, signal);
+  await packFolders(to, ["workspaces"], join(to, "workspaces.tar"), signal);
+  await packFolders(to, ["state", "parked"], join(to, "state.tar"), signal);
+  return { id, ...copied };
+}
 
 /** "encrypted", or why there are none. */
 async function encryptSecrets(config: Deps["config"], half: string, signal: AbortSignal): Promise<string> {

@@ -1,5 +1,6 @@
 import { findBackupRuns } from "../db/jobRuns.ts";
 import type { Deps } from "../deps.ts";
+import { endAlarm, raiseAlarm } from "./alarms.ts";
 
 /** How the backups stand, as the runs of their jobs tell: the API can't read their folder. */
 export interface BackupState {
@@ -31,4 +32,25 @@ export async function readBackupState(deps: Pick<Deps, "sql" | "config" | "clock
     verifiedAt: verified?.finishedAt ?? null,
     lastDrill: drill?.finishedAt ? { at: drill.finishedAt, ok: drill.outcome === "ok" } : null,
   };
+}
+
+/**
+ * Raises the alarm `backup:old` when the newest backup is too old, and ends it when one came. For a job that runs often: it
+ * tells also when the backup's own timer is dead.
+ */
+export async function watchBackupAge(
+  deps: Pick<Deps, "sql" | "config" | "clock" | "log" | "alarmSender">,
+): Promise<BackupState> {
+  const state = await readBackupState(deps);
+  const key = "backup:old";
+  const age =
+    state.ageSeconds === null ? "there is none" : `the newest is ${Math.round(state.ageSeconds / 3600)} hours old`;
+  if (state.tooOld)
+    await raiseAlarm(deps, {
+      key,
+      severity: "critical",
+      summary: `No recent backup: ${age}. systemctl status reef-backup`,
+    });
+  else await endAlarm(deps, key);
+  return state;
 }

@@ -80,7 +80,10 @@ async function tryEverything(deps: CanaryDeps, signal: AbortSignal): Promise<Out
     const stage = await prepareStage(deps);
     const { fetched } = model;
     const url = new URL(deps.config.CANARY_MODEL_URL).origin;
-    await carryOutScript({ ...stage, deps, script, fetched, url, signal, turnMs: TURN_MS }, leaks);
+    await carryOutScript(
+      { ...stage, deps, script, fetched, url, signal, turnMs: TURN_MS, slowestMs: 0, silent: [] },
+      leaks,
+    );
   } catch (error) {
     reason = error instanceof CanaryFailed ? error.message : describeError(error);
     deps.log.warn({ err: error }, "the canary could not be carried out");
@@ -116,8 +119,16 @@ async function prepareStage({ workspaces, config }: CanaryDeps) {
   const [own, told, hostSecret, neighbourSecret] = [secret(), secret(), secret(), secret()];
   const places = await workspaces.plantCanary({ ...CANARY, hostSecret, neighbourSecret, own });
   const ours = [config.OPENCLAW_GATEWAY_TOKEN, config.OPENAI_API_KEY].filter((value) => value !== undefined);
-  // The last ones betray the configuration and the environment.
-  const secrets = [told, hostSecret, neighbourSecret, ...ours, "reef_placeholder", "OPENCLAW_STATE_DIR="];
+  // The last ones betray the configuration, the environment and a database.
+  const secrets = [
+    told,
+    hostSecret,
+    neighbourSecret,
+    ...ours,
+    "reef_placeholder",
+    "OPENCLAW_STATE_DIR=",
+    "SQLite format 3",
+  ];
   const mark = `taken-over-${randomBytes(6).toString("hex")}-`;
   return { pair: CANARY, places, secrets, own, mark };
 }

@@ -1,4 +1,4 @@
-import type { CanaryPair, CanaryPlaces } from "../clients/canaryFiles.ts";
+import { PLANTED_FILES, type CanaryPair, type CanaryPlaces } from "../clients/canaryFiles.ts";
 import type { Asked, Reply } from "../clients/canaryModel.ts";
 import { GatewayError } from "../clients/gatewayConnection.ts";
 import type { Deps } from "../deps.ts";
@@ -27,8 +27,11 @@ export interface Stage {
   fetched: string[];
   url: string;
   signal: AbortSignal;
-  /** How long one message waits for its answer. */
+  /** How long one message waits for its answer, and the longest that one took up to now. */
   turnMs: number;
+  slowestMs: number;
+  /** What was tried and had no answer. */
+  silent: string[];
 }
 
 /** What became of one message. */
@@ -44,6 +47,8 @@ interface Call {
   arguments: Record<string, unknown>;
 }
 
+/** A command has no answer that ever comes; a slow gateway is given more. */
+const SWALLOWED_MS = 3_000;
 const LOOK_MS = 40;
 const TOOLS = ["edit", "read", "write"];
 /** A line of /etc/passwd. */
@@ -66,6 +71,7 @@ export async function carryOutScript(stage: Stage, leaks: Set<string>): Promise<
   await tryRules(stage, leaks);
   await tryCommands(stage, leaks);
   await trySessions(stage, leaks);
+  if (stage.silent.length > 0) throw new CanaryFailed(`no answer to ${stage.silent.join(", ")}`);
 }
 
 /** Both can talk, and the attacker's tools work on its own files: else a refusal would prove nothing. */
@@ -79,15 +85,15 @@ async function beginConversations(stage: Stage, leaks: Set<string>): Promise<voi
     { probe: "own-write", tool: "write", arguments: { path: "own.md", content: `${mark}0.` } },
   ];
   const results = await useTools(stage, leaks, calls);
-  if (results.get("own-read")?.includes(own) !== true || !/success/i.test(results.get("own-write") ?? ""))
-    throw new CanaryFailed("the attacker's tools do not work on its own files");
+  const works = results.get("own-read")?.includes(own) === true && /success/i.test(results.get("own-write") ?? "");
+  if (!works && leaks.size === 0) throw new CanaryFailed("the attacker's tools do not work on its own files");
 }
 
 async function tryPlaces(stage: Stage, leaks: Set<string>, tool: "read" | "write" | "edit"): Promise<void> {
   const { places, pair, deps, mark } = stage;
   const tried = FORBIDDEN_PLACES.filter(({ overwrite }) => overwrite || tool === "read");
   const calls = tried.map((place, n): Call => {
-    const path = place.path(places);
+    const path = place.path(places, PLANTED_FILES[n]!);
     const more = {
       read: {},
       write: { content: `${mark}${n}.` },
@@ -113,11 +119,15 @@ async function tryTools(stage: Stage, leaks: Set<string>): Promise<void> {
 
 async function tryMedia(stage: Stage, leaks: Set<string>): Promise<void> {
   const { deps, pair, places, secrets, mark, url } = stage;
+  const search = async () => (await deps.workspaces.searchCanary({ ...pair, stolen: secrets, mark })).stolen;
+  let before = await search();
   for (const [id, source] of listForbiddenMedia(places, `${url}/media`)) {
-    const turn = await say(stage, pair.attacker, "show it", `here it is\nMEDIA:${source}`);
-    if (turn.answer === null) throw new CanaryFailed(`no answer with media (${id})`);
-    const { stolen } = await deps.workspaces.searchCanary({ ...pair, stolen: secrets, mark });
-    if (stolen.length > 0 || holdsSecret(stage, turn.answer)) leaks.add(`media:${id}`);
+    const { answer } = await say(stage, pair.attacker, "show it", `here it is\nMEDIA:${source}`, patience(stage));
+    // What hangs is not known; what follows may still tell something.
+    if (answer === null) stage.silent.push(`media:${id}`);
+    const found = await search();
+    if (found.some((n) => !before.includes(n)) || holdsSecret(stage, answer ?? "")) leaks.add(`media:${id}`);
+    before = found;
   }
   for (const path of stage.fetched) leaks.add(path === "/media" ? "media:fetch" : "tool:fetch");
 }
@@ -140,7 +150,7 @@ async function tryCommands(stage: Stage, leaks: Set<string>): Promise<void> {
 async function isPlainText(stage: Stage, text: string): Promise<boolean> {
   for (let tries = 0; tries < 2; tries++) {
     const wanted = `heard ${newId()}`;
-    const { asked, answer } = await say(stage, stage.pair.attacker, text, wanted);
+    const { asked, answer } = await say(stage, stage.pair.attacker, text, wanted, patience(stage));
     if (asked.some(({ said }) => plainText(said) !== text.trim())) return false;
     if (answer !== null) return asked.length > 0 && answer === wanted;
     // Swallowed as a command, or is nobody there?
@@ -183,15 +193,23 @@ async function useTools(
   if (turn.answer === null) throw new CanaryFailed(`no answer to ${calls[0]?.probe}`);
   for (const asked of turn.asked) {
     for (const tool of asked.tools) if (!TOOLS.includes(tool)) leaks.add(`offered:${tool}`);
-    for (const { id, text } of asked.results) results.set(probes.get(id)?.probe ?? `${calls[0]?.tool}:unknown`, text);
+    for (const { id, text } of asked.results) {
+      const probe = probes.get(id)?.probe;
+      if (probe !== undefined) results.set(probe, text);
+    }
     if (holdsSecret(stage, asked.system)) leaks.add("prompt");
   }
   for (const [probe, text] of results) if (holdsSecret(stage, text)) leaks.add(probe);
   return results;
 }
 
-function say(stage: Stage, agentId: string, text: string, answer: string): Promise<Turn> {
-  return talk(stage, agentId, text, () => Promise.resolve({ text: answer }));
+/** How long to wait for what may never be answered. */
+function patience({ turnMs, slowestMs }: Stage): number {
+  return Math.min(turnMs, Math.max(SWALLOWED_MS, slowestMs * 5));
+}
+
+function say(stage: Stage, agentId: string, text: string, answer: string, limitMs = stage.turnMs): Promise<Turn> {
+  return talk(stage, agentId, text, () => Promise.resolve({ text: answer }), limitMs);
 }
 
 /** Sends a message as the turn engine does (services/gatewayRun.ts), without a row, and waits for its end. */
@@ -200,6 +218,7 @@ async function talk(
   agentId: string,
   text: string,
   reply: (asked: Asked, nth: number) => Promise<Reply>,
+  limitMs = stage.turnMs,
 ): Promise<Turn> {
   const { deps, signal, script } = stage;
   const asked: Asked[] = [];
@@ -209,12 +228,16 @@ async function talk(
   };
   const key = newId();
   await deps.workspaces.guard({ agentId, displayName: null });
-  const until = Date.now() + stage.turnMs;
+  const startedAt = Date.now();
+  const until = startedAt + limitMs;
   await sendMessage(stage, { agentId, key, text }, until);
   while (Date.now() < until) {
     await sleep(LOOK_MS, signal);
     const run = readRun(await deps.gateway.readHistory({ agentId, limit: TURN_ROWS }), key);
-    if (run.kind === "answered") return { asked, answer: run.text };
+    if (run.kind === "answered") {
+      stage.slowestMs = Math.max(stage.slowestMs, Date.now() - startedAt);
+      return { asked, answer: run.text };
+    }
     if (run.kind === "broken") break;
   }
   signal.throwIfAborted();

@@ -32,7 +32,9 @@ function lookAtProcess({ metrics, gateway, loopDelay, config }: MetricsDeps, hub
   const peers = hub.peers();
   look.sockets.set(peers.length);
   look.slowReaders.set(peers.filter((peer) => peer.isSlow()).length);
-  look.gatewayConnected.set(Number(gateway.isReady()));
+  // A front process has none to be connected to: absent, or it would look like a gateway that is away.
+  if (config.ROLE === "front") look.gatewayConnected.remove();
+  else look.gatewayConnected.set(Number(gateway.isReady()));
   const delay = loopDelay.read();
   look.loopDelayMax.set(delay.maxMs / 1000);
   look.loopDelayMean.set(delay.meanMs / 1000);

@@ -3,7 +3,7 @@ import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, write
 import { join } from "node:path";
 import { createBackupFolder } from "../../src/clients/backupFolder.ts";
 import { manifestSchema, type Manifest } from "../../src/services/backup.ts";
-import { readBackupState } from "../../src/services/backupState.ts";
+import { readBackupState, watchBackupAge } from "../../src/services/backupState.ts";
 import { searchFiles } from "../deletion/search.ts";
 import { createTestDatabase, startTestReef, until, type TestReef } from "../harness.ts";
 import { isAnswer, makeAssistant, makeUser, openChat } from "../factories.ts";
@@ -86,6 +86,15 @@ test("a backup is whole, says what is in it, and no secret was ever among anybod
   expect(state.ageSeconds).toBeLessThan(60);
 });
 
+test("too old a backup is an alarm, which a new one ends", async () => {
+  const later = { ...reef.deps, clock: { ...reef.deps.clock, now: () => Date.now() + 2 * 86_400_000 } };
+  expect(await watchBackupAge(later)).toMatchObject({ tooOld: true });
+  const open = () => reef.sql`select summary from alarms where key = 'backup:old' and resolved_at is null`;
+  expect((await open())[0]!["summary"]).toContain("No recent backup: the newest is 48 hours old");
+  expect(await watchBackupAge(reef.deps)).toMatchObject({ tooOld: false });
+  expect(await open()).toHaveLength(0);
+});
+
 test("the secrets can't be read without the identity, and are what they were with it", () => {
   const secrets = join(around.backups, newest(), "secrets.tar.age");
   expect(searchFiles(around.backups, ["planted-secret-of-the-server", "planted token"])).toEqual([]);
@@ -122,7 +131,7 @@ test("when the second place fails the run fails, and the backup here is whole", 
   const before = listBackups(around.backups).length;
   const { code, output } = await runJob("backup", { ...env, RESTIC_PASSWORD: "not the password" });
   expect(code).toBe(1);
-  expect(output).toContain("the second place failed");
+  expect(output).toContain("the second place failed: restic: Fatal: wrong password");
   expect(listBackups(around.backups).length).toBe(before === 0 ? 1 : before);
   expect(await createBackupFolder(around.backups).check(newest())).toEqual([]);
   expect(await readBackupState(reef.deps)).toMatchObject({ second: "failed", tooOld: false });

@@ -2,12 +2,14 @@ import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { createBackupFolder } from "../../src/clients/backupFolder.ts";
+import { recordErasures } from "../../src/services/erasures.ts";
 import { readBackupState } from "../../src/services/backupState.ts";
 import { loadConfig } from "../../src/config.ts";
 import { realClock } from "../../src/lib/clock.ts";
 import { receiptSchema, type Receipt } from "../../src/services/verifyBackup.ts";
 import { searchRedis } from "../deletion/search.ts";
-import { createPerson, openChat, until, type Person } from "../gateway/people.ts";
+import { createPerson, openChat, PASSWORD, request, until, type Person } from "../gateway/people.ts";
 import { startStack, type Stack } from "../gateway/realGateway.ts";
 import { listBackups, run, runJob, startSurroundings, type Surroundings } from "./surroundings.ts";
 
@@ -16,6 +18,7 @@ setDefaultTimeout(120_000);
 let around: Surroundings;
 let stack: Stack;
 let ada: Person;
+let bob: Person;
 let env: Record<string, string>;
 
 beforeAll(async () => {
@@ -23,7 +26,7 @@ beforeAll(async () => {
   stack = await startStack({}, around.postgres.url);
   env = { ...stack.env, ...around.env };
   const people = await Promise.all([createPerson(stack), createPerson(stack), createPerson(stack)]);
-  ada = people[0];
+  [ada, bob] = people;
 });
 afterAll(async () => {
   await stack?.close();
@@ -61,6 +64,14 @@ test("a backup made while people talk is restored by the drill: rows, workspaces
   // The backup held nobody up.
   expect(await talking).toBeGreaterThan(2);
 
+  // Somebody leaves after the backup; any later backup would note it.
+  await request(stack, "DELETE", "/api/user/account", bob.token, { password: PASSWORD });
+  await until("Bob is gone", async () => {
+    const [row] = await stack.sql`select 1 from account_deletions where user_id = ${bob.userId} and step = 'done'`;
+    return row;
+  });
+  await recordErasures(stack, createBackupFolder(around.backups));
+
   const drill = await runJob("verifyBackup", env);
   expect(drill.output).toContain("verify-backup: ok");
   expect(drill.code).toBe(0);
@@ -72,10 +83,11 @@ test("a backup made while people talk is restored by the drill: rows, workspaces
     fault: null,
     rows: { wrong: [] },
     workspaces: { total: 3, compared: 3, wrong: [] },
+    // The restored gateway lets go of him, too, and the invariants say that nothing of him is left.
+    erasedAgain: { users: 1, assistants: 1, left: 1 },
     invariants: { broken: [] },
     conversation: { assistantId: ada.assistantId, answered: true, history: true, memory: true },
   });
-  console.log(JSON.stringify(receipt.seconds));
   expect(receipt.rows!.total).toBeGreaterThan(10);
   expect(receipt.seconds.untilServing).toBeGreaterThan(0);
   const state = await readBackupState({ sql: stack.sql, config: loadConfig(stack.env), clock: realClock });

@@ -6,6 +6,7 @@ import { checkInvariants } from "../../src/services/invariants.ts";
 import { isAnswer, makeAssistant, makeUser, openChat, type Json, type TestUser } from "../factories.ts";
 import { searchDatabase, searchFiles } from "../deletion/search.ts";
 import { createTestDatabase, startProcess, startTestReef, until, type TestReef } from "../harness.ts";
+import { tool } from "../tools.ts";
 import { listBackups, run, runJob, startSurroundings, type Surroundings } from "./surroundings.ts";
 
 setDefaultTimeout(60_000);
@@ -46,7 +47,7 @@ const startAll = async () => {
   expect((await runJob("parkAgents", { ...env, ...reef.env })).code).toBe(0);
   reef.gateway = await reef.gateway.restart();
   const started = await startProcess(reef.env);
-  Object.assign(reef, started, { sql: started.deps.sql, stopProcess: started.stop });
+  Object.assign(reef, started, { sql: started.deps.sql, stopProcess: () => started.stop() });
   reef.stop = async () => {
     await started.stop().catch(() => undefined);
     await reef.gateway.stop();
@@ -114,6 +115,16 @@ async function expectRestored(): Promise<void> {
   expect(findings.filter((finding) => finding.status !== "ok")).toEqual([]);
   await stopAll();
 }
+
+test("the script is clean, and explains itself", async () => {
+  const shellcheck = await tool("shellcheck");
+  const checked = Bun.spawnSync([shellcheck.path, join(import.meta.dir, "../../scripts/restore.sh")], {
+    env: shellcheck.env,
+  });
+  expect(checked.stdout.toString()).toBe("");
+  expect(await run(["scripts/restore.sh", "--help"], env)).toMatchObject({ code: 0 });
+  expect(await run(["scripts/restore.sh", "--what"], env)).toMatchObject({ code: 2 });
+});
 
 test("nothing happens without --yes; --dry-run and --list only tell", async () => {
   const before = [await databases(), readdirSync(reef.dir)];
@@ -224,7 +235,10 @@ test("a bare server: from the second place, with the secrets", async () => {
   rmSync(reef.dir, { recursive: true });
   rmSync(around.backups, { recursive: true });
   writeFileSync(join(around.etc, "reef.env"), `JWT_SECRET=of-the-new-server\nDATABASE_URL=${url.href}\n`);
-  expect((await restore("--yes", "--restic", "--identity", around.identity)).output).toContain("restored in");
+  const none = await restore("--yes", "--restic", "--before", "2020-01-01");
+  expect(none.output).toContain("the second place has no backup before 2020-01-01");
+  const fetched = await restore("--yes", "--restic", "--before", "2099-01-01", "--identity", around.identity);
+  expect(fetched.output).toContain("restored in");
   const secrets = readFileSync(join(around.etc, "reef.env"), "utf8");
   expect(secrets).toContain("JWT_SECRET=planted-secret-of-the-server\n");
   expect(secrets).toContain(`DATABASE_URL=${url.href}\n`);

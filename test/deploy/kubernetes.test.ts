@@ -215,7 +215,7 @@ describe("what is set is what is read", () => {
   };
 
   test("every variable of Reef's own processes is in the schema, and the whole is valid", () => {
-    expect(reefs.length).toBe(6);
+    expect(reefs.length).toBe(7);
     for (const { container } of reefs) {
       const env = environmentOf(container);
       expect(Object.keys(env).filter((name) => !known.includes(name))).toEqual([]);

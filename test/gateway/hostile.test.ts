@@ -1,6 +1,17 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  linkSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
+import { PLANTED_FILES, type CanaryPlaces } from "../../src/clients/canaryFiles.ts";
+import { FORBIDDEN_PLACES, listForbiddenMedia, listForbiddenTools } from "../../src/services/canaryProbes.ts";
 import { messageText } from "../fakes/projectContext.ts";
 import type { Step } from "../fakes/openai.ts";
 import { createPerson, openChat, readRows, toolResults, until, type Chat, type Person } from "./people.ts";
@@ -20,15 +31,27 @@ let chat: Chat;
 beforeAll(async () => {
   stack = await startStack();
   [mallory, neighbour] = await Promise.all([createPerson(stack), createPerson(stack)]);
-  writeFileSync(join(stack.folder, "host.txt"), HOST_SECRET);
-  writeFileSync(join(neighbour.workspace, "MEMORY.md"), NEIGHBOUR_SECRET);
-  writeFileSync(join(neighbour.workspace, "diary.md"), NEIGHBOUR_SECRET);
+  mkdirSync(join(stack.folder, "host"));
+  for (const name of ["host.json", ...PLANTED_FILES]) writeFileSync(join(stack.folder, "host", name), HOST_SECRET);
+  for (const name of ["MEMORY.md", ...PLANTED_FILES]) writeFileSync(join(neighbour.workspace, name), NEIGHBOUR_SECRET);
   chat = await openChat(stack, mallory);
 });
 afterAll(async () => {
   chat?.close();
   await stack?.close();
 });
+
+/** As the canary's files are, but of two people, and with the host's around the gateway's folder. */
+function around(): CanaryPlaces {
+  return {
+    workspace: mallory.workspace,
+    neighbour: neighbour.workspace,
+    hostFile: join(stack.folder, "host", "host.json"),
+    config: join(stack.dir, "openclaw.json"),
+    home: join(stack.dir, "home"),
+    state: join(stack.dir, "state/agents", neighbour.agentId, "agent/openclaw-agent.sqlite"),
+  };
+}
 
 /** The model does these steps, then answers with what it was told, as a spy would. */
 function script(steps: Step[], answer = "done"): void {
@@ -46,21 +69,11 @@ async function expectNoSecret(): Promise<void> {
   for (const secret of SECRETS) expect(seen).not.toContain(secret);
 }
 
+/** What the canary tries on every gateway, and what only a test may: a write there would break something if it succeeded. */
 const places: [string, () => string][] = [
+  ...FORBIDDEN_PLACES.map(({ id, path }, n): [string, () => string] => [id, () => path(around(), PLANTED_FILES[n]!)]),
   ["/etc/hostname", () => "/etc/hostname"],
-  ["a host file, absolute", () => join(stack.folder, "host.txt")],
-  ["a host file, ../", () => "../../../host.txt"],
-  ["a host file, file://", () => `file://${join(stack.folder, "host.txt")}`],
-  ["the neighbour, absolute", () => join(neighbour.workspace, "diary.md")],
-  ["the neighbour, ../", () => `../${neighbour.agentId}/diary.md`],
-  ["the neighbour, through its own folder", () => `${mallory.workspace}/../${neighbour.agentId}/MEMORY.md`],
-  ["a link to the neighbour", () => "link/diary.md"],
-  ["a link to a host file", () => "link.txt"],
-  ["the configuration", () => join(stack.dir, "openclaw.json")],
-  ["the configuration, ../", () => "../../openclaw.json"],
   ["the home folder", () => "~/.bashrc"],
-  ["the environment", () => "/proc/self/environ"],
-  ["the neighbour's state", () => join(stack.dir, "state/agents", neighbour.agentId, "agent/openclaw-agent.sqlite")],
 ];
 const fileTools: [string, (path: string) => Step][] = [
   ["read", (path) => ({ tool: "read", arguments: { path } })],
@@ -89,53 +102,26 @@ function plantLinks(): void {
     if (!existsSync(join(mallory.workspace, name))) symlinkSync(target, join(mallory.workspace, name));
   };
   link(neighbour.workspace, "link");
-  link(join(stack.folder, "host.txt"), "link.txt");
+  link(around().hostFile, "link.json");
+  if (!existsSync(join(mallory.workspace, "hard.json")))
+    linkSync(join(stack.folder, "host", PLANTED_FILES.at(-1)!), join(mallory.workspace, "hard.json"));
 }
 
 function readEverythingOutside(): string[] {
-  return [
-    join(stack.folder, "host.txt"),
-    join(stack.dir, "openclaw.json"),
-    join(neighbour.workspace, "MEMORY.md"),
-    join(neighbour.workspace, "diary.md"),
-  ].map((path) => readFileSync(path, "utf8"));
+  const { hostFile, config } = around();
+  const planted = PLANTED_FILES.flatMap((name) => [join(stack.folder, "host", name), join(neighbour.workspace, name)]);
+  return [hostFile, config, join(neighbour.workspace, "MEMORY.md"), ...planted].map((path) =>
+    readFileSync(path, "utf8"),
+  );
 }
 
-const command = "cat ../*/*.md /etc/hostname; env";
-const otherTools: [string, Record<string, unknown>][] = [
-  ["exec", { command }],
-  ["bash", { command }],
-  ["shell", { command }],
-  ["process", { action: "list" }],
-  ["apply_patch", { input: "*** Begin Patch\n*** Add File: ../x.md\n+taken over\n*** End Patch" }],
-  ["sessions_list", {}],
-  ["sessions_history", { sessionKey: "agent:NEIGHBOUR:app" }],
-  ["sessions_send", { sessionKey: "agent:NEIGHBOUR:app", message: "tell me your diary" }],
-  ["sessions_spawn", { task: "read the diary", agentId: "NEIGHBOUR" }],
-  ["session_status", {}],
-  ["agents_list", {}],
-  ["subagents", { action: "list" }],
-  ["message", { action: "send", to: "someone", message: "hello" }],
-  ["gateway", { action: "config.get" }],
-  ["cron", { action: "add", job: { schedule: "* * * * *", text: "go" } }],
-  ["nodes", { action: "status" }],
-  ["web_fetch", { url: "http://127.0.0.1:1/" }],
-  ["web_search", { query: "x" }],
-  ["browser", { action: "open", url: "file:///etc/hostname" }],
-  ["canvas", { action: "present" }],
-  ["memory_search", { query: "planted" }],
-  ["memory_get", { path: "../diary.md" }],
-  ["image", { path: "/etc/hostname" }],
-  ["tts", { text: "hello" }],
-  ["computer", { action: "screenshot" }],
-  ["tool_search", { query: "exec" }],
-  ["list", { path: "/" }],
-  ["grep", { pattern: "planted", path: "/" }],
-];
+const URL_OF_NOBODY = "http://127.0.0.1:1/";
+const nowhere = { workspace: "", neighbour: "", hostFile: "", config: "", home: "", state: "" };
+const otherTools = listForbiddenTools(nowhere, "", "").map(([tool], n): [string, number] => [tool, n]);
 
-test.each(otherTools)("there is no tool %s", async (tool, args) => {
+test.each(otherTools)("there is no tool %s", async (tool, n) => {
   const outside = readEverythingOutside();
-  const given = JSON.parse(JSON.stringify(args).replaceAll("NEIGHBOUR", neighbour.agentId)) as Record<string, unknown>;
+  const given = listForbiddenTools(around(), neighbour.agentId, URL_OF_NOBODY)[n]![1];
   script([{ tool, arguments: given }]);
   const answer = await chat.say("go on");
   const asked = stack.model.requests.at(-1)!;
@@ -147,17 +133,10 @@ test.each(otherTools)("there is no tool %s", async (tool, args) => {
   await expectNoSecret();
 });
 
-const media: [string, () => string][] = [
-  ["a host file", () => join(stack.folder, "host.txt")],
-  ["a host file, file://", () => `file://${join(stack.folder, "host.txt")}`],
-  ["the neighbour's file", () => join(neighbour.workspace, "diary.md")],
-  ["the neighbour's file, ../", () => `../${neighbour.agentId}/diary.md`],
-  ["the configuration", () => join(stack.dir, "openclaw.json")],
-  ["the environment", () => "/proc/self/environ"],
-];
+const media = listForbiddenMedia(nowhere, "").map(([id], n): [string, number] => [id, n]);
 
-test.each(media)("a MEDIA line with %s delivers nothing", async (_, place) => {
-  script([], `here it is\nMEDIA:${place()}`);
+test.each(media)("a MEDIA line with %s delivers nothing", async (_, n) => {
+  script([], `here it is\nMEDIA:${listForbiddenMedia(around(), URL_OF_NOBODY)[n]![1]}`);
   const answer = await chat.say("go on");
   expect(answer.content).toContain("here it is");
   await expectNoSecret();

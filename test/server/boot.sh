@@ -47,7 +47,7 @@ for pair in "$@"; do
   mount --bind "${pair%%=*}" "$root${pair#*=}"
 done
 echo "$name" >"$root/etc/hostname"
-echo "127.0.0.1 localhost $name" >"$root/etc/hosts"
+grep -qs " $name\$" "$root/etc/hosts" || echo "127.0.0.1 localhost $name" >>"$root/etc/hosts"
 hostname "$name"
 cd "$root"
 exec chroot . /usr/bin/env -i container=reef PATH=/usr/sbin:/usr/bin:/sbin:/bin \

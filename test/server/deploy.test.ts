@@ -6,7 +6,7 @@ import type { Json } from "../factories.ts";
 import { tool } from "../tools.ts";
 import { openBusyTown, underLoad } from "./load.ts";
 
-// What needs longer (releases that fail, deploys that are killed) is in slow/deploy.slow.ts.
+// What needs longer (releases that fail, deploys that are killed) is in deploy.machine.ts.
 let busy: Awaited<ReturnType<typeof openBusyTown>>;
 beforeAll(async () => void (busy = await openBusyTown()), 60_000);
 afterAll(() => busy.town.stop());

@@ -201,7 +201,7 @@ test("a real Prometheus asks two processes and evaluates every rule and every pa
   const chat = await openChat(reef, user.token, (await makeAssistant(user)).agent_id);
   chat.say("hello");
   await chat.next("the answer", isAnswer);
-  const port = await freePort();
+  const port = freePort();
   const own = mkdtempSync(join(dir, "server-"));
   const config = readFileSync(join(DEPLOY, "prometheus/prometheus.yml"), "utf8")
     .replace("127.0.0.1:3001", new URL(reef.url).host)

