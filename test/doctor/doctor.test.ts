@@ -12,7 +12,7 @@ import { makeStandIn, type StandIn } from "./standIn.ts";
 
 const root = resolve(import.meta.dir, "../..");
 let reef: TestReef;
-beforeAll(async () => void (reef = await startTestReef()));
+beforeAll(async () => void (reef = await startTestReef()), 30_000);
 afterAll(() => reef?.stop());
 
 const look = (machine: StandIn, checks: readonly Check[], options: Partial<RunOptions> = {}) => {

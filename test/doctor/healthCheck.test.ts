@@ -17,7 +17,7 @@ import { makeStandIn } from "./standIn.ts";
 
 const root = resolve(import.meta.dir, "../..");
 let reef: TestReef;
-beforeAll(async () => void (reef = await startTestReef()));
+beforeAll(async () => void (reef = await startTestReef()), 30_000);
 afterAll(() => reef?.stop());
 
 const nowhere: Place = { isTrial: false, hasSystemd: false, isInstalled: true, hasNginx: false, domain: null, api: [] };

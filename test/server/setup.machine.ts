@@ -239,6 +239,50 @@ describe.skipIf(why !== null)("setup.sh on a bare server", () => {
   );
 
   test(
+    "the doctor is content but for what this server can't have, and --fix mends what is safe",
+    async () => {
+      // No mail server, nobody to tell, a certificate of our own making, Docker only by name.
+      const lacking = ["settings.mail", "network.certificate", "network.front", "alarms.ways", "versions.pg_dump"];
+      const looked = JSON.parse((await machine.exec("reef doctor --json", { timeoutMs: 4 * MINUTES })).stdout) as {
+        findings: { id: string; status: string; found: string }[];
+      };
+      const are = (status: string) => looked.findings.filter((one) => one.status === status);
+      expect(are("unchecked")).toEqual([]);
+      expect(are("bad").filter(({ id }) => !lacking.includes(id))).toEqual([]);
+      expect(are("ok").map(({ id }) => id)).toEqual(
+        expect.arrayContaining(["chat.two_at_once", "machine.limits_gateway", "gateway.configuration"]),
+      );
+      for (const secret of [KEY, postgresUrl.password]) expect(JSON.stringify(looked)).not.toContain(secret);
+      await machine.run("chmod 644 /etc/reef/reef.env; systemctl disable --now reef-backup.timer 2>/dev/null");
+      const mended = await machine.run("reef doctor --only permissions,jobs --fix");
+      expect(mended.match(/fixed: .*/g)?.toSorted()).toEqual([
+        "fixed: chown root: /etc/reef/reef.env && chmod 0600 /etc/reef/reef.env",
+        "fixed: systemctl enable --now reef-backup.timer",
+      ]);
+      expect(await machine.run("stat -c %a /etc/reef/reef.env; systemctl is-enabled reef-backup.timer")).toBe(
+        "600\nenabled\n",
+      );
+    },
+    6 * MINUTES,
+  );
+
+  test(
+    "a gateway that stands still is restarted by the health check, and answers again",
+    async () => {
+      const pid = async () => (await machine.run("systemctl show -p MainPID --value reef-gateway@main")).trim();
+      const before = await pid();
+      await machine.run(`kill -STOP ${before}`);
+      await machine.run("systemctl start reef-check-health.service", { timeoutMs: 5 * MINUTES });
+      const said = await machine.run("journalctl -u reef-check-health -o cat | grep '^check-health: ' | tail -1");
+      expect(said).toContain("restarted and answers again (restart 1 of 3 this hour)");
+      expect(await pid()).not.toBe(before);
+      expect(await machine.run("ls /run/reef/restart-gateway")).toBe("");
+      expect((await chat("are you well again")).code).toBe(0);
+    },
+    6 * MINUTES,
+  );
+
+  test(
     "reef deploy changes the release and goes back, also by itself, while every request is answered",
     async () => {
       const source = (name: string, change: string) =>

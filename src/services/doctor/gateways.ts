@@ -10,8 +10,6 @@ const RUNBOOK = "docs/runbooks/gateway-down.md";
 const SLOW_MS = 2_000;
 const CONNECT_MS = 8_000;
 const SETTLE_MS = 5_000;
-/** It runs every hour. */
-const CANARY_MAX_AGE_MS = 6 * 3_600_000;
 
 async function checkUnit({ deps: { config }, host, place }: SystemScene): Promise<Result> {
   if (!place.hasSystemd) return skip(NO_SYSTEMD);
@@ -88,7 +86,7 @@ async function checkCanary({ deps: { sql, config }, place }: SystemScene): Promi
   const hours = Math.round((Date.now() - state.canaryAt.getTime()) / 360_000) / 10;
   if (state.canaryResult === "failed")
     return warn(`the last try, ${hours} h ago, told nothing`, "journalctl -u reef-run-canary");
-  if (Date.now() - state.canaryAt.getTime() > CANARY_MAX_AGE_MS && !place.isTrial)
+  if (Date.now() - state.canaryAt.getTime() > config.CANARY_MAX_AGE_MS && !place.isTrial)
     return warn(`isolation was last proved ${hours} h ago`, "systemctl start reef-run-canary.service");
   return ok(`isolation proved ${hours} h ago`);
 }

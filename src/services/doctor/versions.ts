@@ -41,9 +41,8 @@ async function checkDump({ deps, host, place }: SystemScene): Promise<Result> {
   if (place.isTrial) return skip("a trial makes no backups");
   const server = Math.floor((await readDatabaseState(deps.sql)).versionNumber / 10_000);
   const publish = `publish=${new URL(deps.config.DATABASE_URL).port || 5432}`;
-  const container = (await host.run(["docker", "ps", "--filter", publish, "--format", "{{.Names}}"]))?.out
-    .trim()
-    .split("\n")[0];
+  const listed = await host.run(["docker", "ps", "--filter", publish, "--format", "{{.Names}}"]);
+  const container = deps.config.BACKUP_POSTGRES_CONTAINER ?? listed?.out.trim().split("\n")[0];
   // Debian's pg_dump is a chooser that may pick another version than the one that fits.
   const commands: [string, ...string[]][] = [[`/usr/lib/postgresql/${server}/bin/pg_dump`], ["pg_dump"]];
   if (container) commands.push(["docker", "exec", container, "pg_dump"]);
