@@ -65,7 +65,7 @@ describe.skipIf(why !== null)("setup.sh on a bare server", () => {
       [REDIS_PORT]: Number(redisUrl.port),
       [MODEL_PORT]: Number(new URL(model.url).port),
     };
-    machine = await startMachine({ name: "reef-setup", ports });
+    machine = await startMachine({ name: "setup", ports });
     await machine.run("cat > /usr/local/bin/docker && chmod 755 /usr/local/bin/docker", { input: dockerCommand });
     await machine.copyIn(root, "/root/reef", { tracked: true });
     const answers = `OPENAI_API_KEY=${KEY}\nOPENAI_BASE_URL=http://127.0.0.1:${MODEL_PORT}/v1\nDATABASE_ROLE=reef_app\nDATABASE_NAME=reef_app\n`;
@@ -229,13 +229,13 @@ describe.skipIf(why !== null)("setup.sh on a bare server", () => {
   test(
     "the reef command does its jobs with the server's settings",
     async () => {
-      expect(await machine.run("reef verify")).toContain("0 violated");
+      expect(await machine.run("reef verify", { timeoutMs: 3 * MINUTES })).toContain("0 violated");
       expect(await machine.run("reef status")).toContain("reef-api@1.service");
       expect(await machine.exec("reef nonsense")).toMatchObject({ code: 64 });
       const refused = await machine.exec("setpriv --reuid=reef --regid=reef --clear-groups reef verify");
       expect(refused).toMatchObject({ code: 64 });
     },
-    MINUTES,
+    4 * MINUTES,
   );
 
   test(
@@ -253,6 +253,6 @@ describe.skipIf(why !== null)("setup.sh on a bare server", () => {
       const { code } = await chat("and are you there again");
       expect(code).toBe(0);
     },
-    3 * MINUTES,
+    8 * MINUTES,
   );
 });
