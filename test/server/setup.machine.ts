@@ -139,7 +139,7 @@ describe.skipIf(why !== null)("setup.sh on a bare server", () => {
         await machine.run("systemctl show -p MainPID reef-api@1 reef-api@2 reef-gateway@main reef-files@main"),
       ).toBe(started);
     },
-    3 * MINUTES,
+    8 * MINUTES,
   );
 
   test("secrets are root's, and neither user reads the other's", async () => {
@@ -211,7 +211,7 @@ describe.skipIf(why !== null)("setup.sh on a bare server", () => {
       );
       expect(banned.trim()).toBe("203.0.113.77");
     },
-    MINUTES,
+    3 * MINUTES,
   );
 
   test("only SSH, 80 and 443 are open to the world", async () => {
