@@ -253,13 +253,23 @@ check_machine() {
   done
 }
 
+is_installed() { [ "$(dpkg-query -W -f '${Status}' "$1" 2>/dev/null)" = "install ok installed" ]; }
+# Tokens and days go by the clock; whatever keeps it right is left alone.
+has_clock() {
+  local name
+  for name in systemd-timesyncd chrony ntpsec ntp openntpd; do
+    ! is_installed "$name" || return 0
+  done
+  return 1
+}
 install_packages() {
   begin "packages"
   local wanted=(ca-certificates curl openssl jq nginx certbot ufw fail2ban python3-systemd age restic postgresql-client)
   local name absent=()
   for name in "${wanted[@]}"; do
-    [ "$(dpkg-query -W -f '${Status}' "$name" 2>/dev/null)" = "install ok installed" ] || absent+=("$name")
+    is_installed "$name" || absent+=("$name")
   done
+  has_clock || absent+=(systemd-timesyncd)
   if [ ${#absent[@]} -eq 0 ]; then
     right "${wanted[*]}"
   else

@@ -311,7 +311,7 @@ async function bootOnce(options: { tree: string; folder: string; name: string; n
   const end = async (signal: number) => {
     const pid = firstChild(child.pid);
     if (pid !== null) spawnSync("kill", [`-${signal}`, String(pid)]);
-    const timer = setTimeout(() => child.kill("SIGKILL"), 60_000);
+    const timer = setTimeout(() => child.kill("SIGKILL"), 150_000);
     await child.exited;
     clearTimeout(timer);
     await removeGroups(groups);
