@@ -71,7 +71,10 @@ async function expectNoSecret(): Promise<void> {
 
 /** What the canary tries on every gateway, and what only a test may: a write there would break something if it succeeded. */
 const places: [string, () => string][] = [
-  ...FORBIDDEN_PLACES.map(({ id, path }, n): [string, () => string] => [id, () => path(around(), PLANTED_FILES[n]!)]),
+  ...FORBIDDEN_PLACES.map((place, n): [string, () => string] => [
+    place.id,
+    () => place.path(around(), PLANTED_FILES[n]!),
+  ]),
   ["/etc/hostname", () => "/etc/hostname"],
   ["the home folder", () => "~/.bashrc"],
 ];
