@@ -88,7 +88,10 @@ export function listForbiddenTools(
   ];
 }
 
-/** What an answer's `MEDIA:` line may name; nothing of it may be delivered. */
+/**
+ * What an answer's `MEDIA:` line may name; nothing of it may be delivered. Nothing of /proc: a gateway that is open to it
+ * hangs over that (2026.9.3), and what comes after would not be known.
+ */
 export function listForbiddenMedia(at: CanaryPlaces, url: string): [id: string, source: string][] {
   const diary = other(at, PLANTED_FILES[0]!);
   return [
@@ -97,7 +100,6 @@ export function listForbiddenMedia(at: CanaryPlaces, url: string): [id: string, 
     ["neighbour-absolute", diary],
     ["neighbour-parent", up(at, diary)],
     ["configuration", at.config],
-    ["environment", "/proc/self/environ"],
     ["fetch", url],
   ];
 }

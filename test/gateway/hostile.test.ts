@@ -71,7 +71,10 @@ async function expectNoSecret(): Promise<void> {
 
 /** What the canary tries on every gateway, and what only a test may: a write there would break something if it succeeded. */
 const places: [string, () => string][] = [
-  ...FORBIDDEN_PLACES.map(({ id, path }, n): [string, () => string] => [id, () => path(around(), PLANTED_FILES[n]!)]),
+  ...FORBIDDEN_PLACES.map((place, n): [string, () => string] => [
+    place.id,
+    () => place.path(around(), PLANTED_FILES[n]!),
+  ]),
   ["/etc/hostname", () => "/etc/hostname"],
   ["the home folder", () => "~/.bashrc"],
 ];
@@ -133,10 +136,16 @@ test.each(otherTools)("there is no tool %s", async (tool, n) => {
   await expectNoSecret();
 });
 
-const media = listForbiddenMedia(nowhere, "").map(([id], n): [string, number] => [id, n]);
+const media: [string, () => string][] = [
+  ...listForbiddenMedia(nowhere, "").map(([id], n): [string, () => string] => [
+    id,
+    () => listForbiddenMedia(around(), URL_OF_NOBODY)[n]![1],
+  ]),
+  ["the environment", () => "/proc/self/environ"],
+];
 
-test.each(media)("a MEDIA line with %s delivers nothing", async (_, n) => {
-  script([], `here it is\nMEDIA:${listForbiddenMedia(around(), URL_OF_NOBODY)[n]![1]}`);
+test.each(media)("a MEDIA line with %s delivers nothing", async (_, source) => {
+  script([], `here it is\nMEDIA:${source()}`);
   const answer = await chat.say("go on");
   expect(answer.content).toContain("here it is");
   await expectNoSecret();
