@@ -52,15 +52,15 @@ test("what is only told of begins and ends with what is seen", async () => {
   left = { ...room(0.5), freeInodes: 10 };
   const id = newId();
   await insertJobRun(reef.sql, { id, job: "backup", host: "h" });
-  await finishJobRun(reef.sql, { id, outcome: "ok", summary: "", details: {} });
+  await finishJobRun(reef.sql, { id, outcome: "ok", summary: "", details: { local: true } });
   await look({ api: [{ ...api, url: reef.url }] });
   expect(await open()).toEqual(["disk:/ critical"]);
-  await reef.sql`update job_runs set finished_at = now() - interval '31 hours'`;
+  await reef.sql`update job_runs set started_at = now() - interval '31 hours'`;
   expect((await look()).join()).toContain("the newest backup is 31 hours old");
 
   left = room(0.5);
   await look({ isTrial: true });
-  await reef.sql`update job_runs set finished_at = now()`;
+  await reef.sql`update job_runs set started_at = now()`;
   await look();
   expect(await open()).toEqual([]);
   await server.stop(true);
