@@ -3,7 +3,7 @@ import { z } from "zod";
 const usd = z.number().min(0).max(1_000_000);
 
 /** What a model costs us, in USD: per million tokens, per minute heard, per million characters spoken. */
-export const priceTable = z.record(
+const priceTable = z.record(
   z.string().min(1),
   z.strictObject({
     input: usd.optional(),
@@ -44,3 +44,22 @@ export function estimateCost(
   // What binary fractions add is not rounded up.
   return Math.ceil(Number(microUsd.toFixed(6)));
 }
+
+/** A table as JSON; what it does not name keeps its list price. */
+export const pricesSetting = z
+  .string()
+  .transform((value, context) => {
+    try {
+      return JSON.parse(value) as unknown;
+    } catch {
+      context.addIssue({ code: "custom", message: "must be JSON" });
+      return z.NEVER;
+    }
+  })
+  .pipe(priceTable)
+  .transform((table) => ({ ...LIST_PRICES, ...table }))
+  .default(LIST_PRICES)
+  .describe(
+    "What models cost us, as JSON by model, in USD: per million tokens (input, cachedInput, output), per minute heard (minute), per million characters spoken (characters); a model that is not named keeps its list price (src/lib/prices.ts)",
+  )
+  .meta({ example: '{"gpt-5-nano":{"input":0.05,"cachedInput":0.005,"output":0.4}}' });
