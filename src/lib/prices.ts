@@ -3,7 +3,7 @@ import { z } from "zod";
 const usd = z.number().min(0).max(1_000_000);
 
 /** What a model costs us, in USD: per million tokens, per minute heard, per million characters spoken. */
-const priceTable = z.record(
+export const priceTable = z.record(
   z.string().min(1),
   z.strictObject({
     input: usd.optional(),
