@@ -6,7 +6,9 @@ difference printed: npm run admin -- billing repair.
 
   scripts/bun src/jobs/reconcileBilling.ts
 
-Exit code: 0 all is right (or it is at work already), 1 something is left, 75 the database does not answer, 78 misconfigured.`;
+What is left raises the alarm stripe-drift.
+
+Exit code: 0 compared (or at work already), 1 Stripe did not answer, 75 the database does not answer, 78 misconfigured.`;
 
 await runTimer(
   {

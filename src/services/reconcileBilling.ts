@@ -70,7 +70,8 @@ export async function reconcileBillingNow(deps: ReconcileDeps, signal: AbortSign
   const [compared, repaired, left] = [done.compared, done.repaired.length, done.left.length];
   const advice = left > 0 ? "; `reef admin billing repair` names what a person has to look at" : "";
   return {
-    ok: left === 0,
+    // What is left has an alarm of its own, `stripe-drift`: the comparison itself has not failed.
+    ok: true,
     summary: `${compared} customers compared with Stripe, ${repaired} put right, ${left} left${advice}`,
     details: { compared, repaired, left },
   };

@@ -125,7 +125,9 @@ test("a key that Stripe refuses: a clear no for people, an error with Stripe's n
   shop.stripe.fault = () => ({ status: 401 });
   await expectRefused(await checkout(user, "pro"), "401");
   shop.stripe.fault = null;
-  const line = shop.reef.logs.find((one) => one.includes("Stripe did not do what it was asked") && one.includes("401"));
+  const line = shop.reef.logs.find(
+    (one) => one.includes("Stripe did not do what it was asked") && one.includes('"status":401'),
+  );
   expect(JSON.parse(line!)).toMatchObject({ level: "error", user_id: user.id, status: 401 });
   for (const one of shop.reef.logs) expect(one).not.toMatch(new RegExp(`${shop.stripe.secretKey}|c/pay|p/session`));
 });
