@@ -46,16 +46,19 @@ export async function listUntoldAlarms(sql: Queryable, input: { repeatMs: number
     order by first_at`;
 }
 
-/** Records that somebody was told of the alarm as it was read; a change since then is told, too. */
+/** Records that somebody was told of the alarm as it was read; a change since then is told, too. Its repeat comes `earlyMs` before its time. */
 export async function markAlarmTold(
   sql: Queryable,
   alarm: Pick<Alarm, "key" | "severity" | "resolvedAt">,
+  earlyMs = 0,
 ): Promise<void> {
   if (alarm.resolvedAt) {
     await sql`update alarms set resolution_sent_at = now() where key = ${alarm.key} and resolved_at is not null`;
     return;
   }
-  await sql`update alarms set sent_at = now() where key = ${alarm.key} and severity = ${alarm.severity}`;
+  await sql`
+    update alarms set sent_at = now() - make_interval(secs => ${earlyMs / 1000})
+    where key = ${alarm.key} and severity = ${alarm.severity}`;
 }
 
 /** What is wrong now, the oldest first. */
