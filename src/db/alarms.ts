@@ -31,9 +31,11 @@ export async function upsertAlarm(
       last_at = now(), resolved_at = null, resolution_sent_at = null`;
 }
 
-/** The trouble is over. False when there was none. */
-export async function resolveAlarm(sql: Queryable, key: string): Promise<boolean> {
-  const result = await sql`update alarms set resolved_at = now() where key = ${key} and resolved_at is null`;
+/** The trouble is over. False when there was none, or with `host` when another host saw it last. */
+export async function resolveAlarm(sql: Queryable, key: string, host: string | null): Promise<boolean> {
+  const result = await sql`
+    update alarms set resolved_at = now()
+    where key = ${key} and resolved_at is null and (${host}::text is null or host = ${host})`;
   return result.count > 0;
 }
 

@@ -49,7 +49,7 @@ async function main(words: string[]): Promise<number> {
 async function record(config: Config, unit: string, over: boolean): Promise<boolean> {
   const deps = createDeps({ ...config, DATABASE_POOL: 2 }, createLog(config.LOG_LEVEL));
   try {
-    const recorded = over ? endAlarm(deps, renderUnitAlarm(unit).key) : raiseUnitAlarm(deps, unit);
+    const recorded = over ? endAlarm(deps, renderUnitAlarm(unit).key, "here") : raiseUnitAlarm(deps, unit);
     await withDeadline(recorded, RECORD_MS, "recording the alarm");
     return true;
   } catch (err) {

@@ -46,9 +46,12 @@ export async function raiseUnitAlarm(deps: AlarmDeps, unit: string): Promise<voi
   else await raiseAlarm(deps, alarm);
 }
 
-/** The trouble is over, if there was any. Rejects only without a database. */
-export async function endAlarm(deps: AlarmDeps, key: string): Promise<void> {
-  if (!(await resolveAlarm(deps.sql, key))) return;
+/**
+ * The trouble is over, if there was any. "here": only this machine's, since another one that is well says nothing of the
+ * machine that is not. Rejects only without a database.
+ */
+export async function endAlarm(deps: AlarmDeps, key: string, where: "here" | "anywhere" = "anywhere"): Promise<void> {
+  if (!(await resolveAlarm(deps.sql, key, where === "here" ? hostname() : null))) return;
   deps.log.info({ alarm: key }, "an alarm is over");
   await tellAlarms(deps);
 }
