@@ -1,26 +1,7 @@
 import { z } from "zod";
 import { operationSettings } from "./lib/operationSettings.ts";
-import { LIST_PRICES, priceTable } from "./lib/prices.ts";
+import { pricesSetting } from "./lib/prices.ts";
 import { flag, integer, isAppleKey, list, origins, text, url } from "./lib/settings.ts";
-
-/** A table as JSON; what it does not name keeps its list price. */
-const prices = z
-  .string()
-  .transform((value, context) => {
-    try {
-      return JSON.parse(value) as unknown;
-    } catch {
-      context.addIssue({ code: "custom", message: "must be JSON" });
-      return z.NEVER;
-    }
-  })
-  .pipe(priceTable)
-  .transform((table) => ({ ...LIST_PRICES, ...table }))
-  .default(LIST_PRICES)
-  .describe(
-    "What models cost us, as JSON by model, in USD: per million tokens (input, cachedInput, output), per minute heard (minute), per million characters spoken (characters); a model that is not named keeps its list price (src/lib/prices.ts)",
-  )
-  .meta({ example: '{"gpt-5-nano":{"input":0.05,"cachedInput":0.005,"output":0.4}}' });
 
 /** Every variable that Reef reads. A secret has no default; `npm start` makes what is missing for a trial. */
 export const environmentSchema = z.object({
@@ -134,7 +115,7 @@ export const environmentSchema = z.object({
     50,
     600_000,
   ).default(20_000),
-  PRICES: prices,
+  PRICES: pricesSetting,
   TURN_FIRST_TEXT_MS: integer("Budget from dispatch to the first text of an answer", 100, 600_000).default(90_000),
   TURN_BETWEEN_TEXT_MS: integer("Budget between two pieces of text", 100, 600_000).default(60_000),
   TURN_TOTAL_MS: integer("Budget of an answer in all", 100, 3_600_000).default(300_000),

@@ -56,6 +56,7 @@ export async function startReef(deps: Deps): Promise<RunningReef> {
       id: config.GATEWAY_ID,
       workingSet: config.GATEWAY_WORKING_SET,
       filesUrl: config.GATEWAY_FILES_URL ?? null,
+      folder: config.OPENCLAW_GATEWAY_DIR,
     });
   let draining = false;
   const parts = startParts(deps);

@@ -121,9 +121,9 @@ export function createGatewayClient(options: { id: string; url: string; token: s
     },
     async forgetConversation(agentId) {
       const key = sessionKeyOf(agentId);
-      // One whose answer is still being tried would be waited for.
+      // One whose answer is still being tried is waited for, which may take long all the same.
       await chat.call("chat.abort", { sessionKey: key }, z.unknown());
-      await admin.call("sessions.delete", { key, deleteTranscript: true }, z.unknown());
+      await admin.call("sessions.delete", { key, deleteTranscript: true }, z.unknown(), DELETE_MS);
     },
     async readConfigStatus() {
       const config = await admin.call("config.get", {}, configSchema);

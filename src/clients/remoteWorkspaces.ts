@@ -60,10 +60,10 @@ type Ask = (call: Call, signal: AbortSignal) => Promise<Response>;
 
 /**
  * A gateway's folder through the process beside the gateway (src/files.ts). `dir` is where it lies there: it goes into the
- * gateway's configuration, and the other side refuses to work when it knows another place; null for who only reads.
+ * gateway's configuration, and the other side refuses to work when it knows another place.
  * Throws FilesAwayError when nobody answers in time or what was asked is refused, FilesError when the folder fails.
  */
-export function createRemoteWorkspaces(options: { url: string; token: string; dir: string | null }): Workspaces {
+export function createRemoteWorkspaces(options: { url: string; token: string; dir: string }): Workspaces {
   const ask = createAsk(options);
   const call = async <S extends z.ZodType>(schema: S, call: Call, timeoutMs = CALL_MS): Promise<z.output<S>> => {
     const signal = AbortSignal.timeout(timeoutMs);
@@ -91,7 +91,7 @@ export function createRemoteWorkspaces(options: { url: string; token: string; di
   // What stood there when we looked or wrote last: a write is one over exactly that.
   let known: string | undefined;
   return {
-    ...pathsIn(options.dir ?? "/"),
+    ...pathsIn(options.dir),
     prepare: async (settings) => void (await post("/prepare", settings)),
     guard: async (settings) => (await post("/guard", settings)).mended,
     readFiles: (agentId) => readFiles(ask, agent(agentId, "/files")),
@@ -116,11 +116,8 @@ export function createRemoteWorkspaces(options: { url: string; token: string; di
   };
 }
 
-function createAsk({ url, token, dir }: { url: string; token: string; dir: string | null }): Ask {
-  const always = {
-    Authorization: `Bearer ${token}`,
-    ...(dir !== null && { [FOLDER_HEADER]: encodeURIComponent(dir) }),
-  };
+function createAsk({ url, token, dir }: { url: string; token: string; dir: string }): Ask {
+  const always = { Authorization: `Bearer ${token}`, [FOLDER_HEADER]: encodeURIComponent(dir) };
   return async ({ method, path, body, headers }, signal) => {
     const request = { method, headers: { ...always, ...headers }, signal, ...(body !== undefined && { body }) };
     const response = await sendUntilHeard(`${url.replace(/\/$/, "")}${path}`, request);

@@ -10,11 +10,13 @@ const assistantsOf = (sql: Queryable) =>
 /** Makes sure that the configured gateway has its row. */
 export async function registerGateway(
   sql: Queryable,
-  gateway: { id: string; workingSet: number; filesUrl: string | null },
+  gateway: { id: string; workingSet: number; filesUrl: string | null; folder: string },
 ): Promise<void> {
+  const { id, workingSet, filesUrl, folder } = gateway;
   await sql`
-    insert into gateways (id, working_set, files_url) values (${gateway.id}, ${gateway.workingSet}, ${gateway.filesUrl})
-    on conflict (id) do update set working_set = excluded.working_set, files_url = excluded.files_url`;
+    insert into gateways (id, working_set, files_url, folder) values (${id}, ${workingSet}, ${filesUrl}, ${folder})
+    on conflict (id) do update set
+      working_set = excluded.working_set, files_url = excluded.files_url, folder = excluded.folder`;
 }
 
 /** A process is connected to the gateway now. */
@@ -30,10 +32,11 @@ export async function findPlacement(sql: Queryable): Promise<string | null> {
   return row?.id ?? null;
 }
 
-/** Where a gateway's folder is served; null: nowhere but on its host. */
-export async function findFilesUrl(sql: Queryable, id: string): Promise<string | null> {
-  const [row] = await sql<{ filesUrl: string | null }[]>`select files_url from gateways where id = ${id}`;
-  return row?.filesUrl ?? null;
+/** Where a gateway's folder is served, and where it lies there; null: it can't be reached from other hosts. */
+export async function findServedFolder(sql: Queryable, id: string): Promise<{ url: string; dir: string } | null> {
+  const [row] = await sql<{ url: string; dir: string }[]>`
+    select files_url as url, folder as dir from gateways where id = ${id} and files_url is not null and folder is not null`;
+  return row ?? null;
 }
 
 /** A gateway as operators see it. */

@@ -44,3 +44,22 @@ export function estimateCost(
   // What binary fractions add is not rounded up.
   return Math.ceil(Number(microUsd.toFixed(6)));
 }
+
+/** A table as JSON; what it does not name keeps its list price. */
+export const pricesSetting = z
+  .string()
+  .transform((value, context) => {
+    try {
+      return JSON.parse(value) as unknown;
+    } catch {
+      context.addIssue({ code: "custom", message: "must be JSON" });
+      return z.NEVER;
+    }
+  })
+  .pipe(priceTable)
+  .transform((table) => ({ ...LIST_PRICES, ...table }))
+  .default(LIST_PRICES)
+  .describe(
+    "What models cost us, as JSON by model, in USD: per million tokens (input, cachedInput, output), per minute heard (minute), per million characters spoken (characters); a model that is not named keeps its list price (src/lib/prices.ts)",
+  )
+  .meta({ example: '{"gpt-5-nano":{"input":0.05,"cachedInput":0.005,"output":0.4}}' });

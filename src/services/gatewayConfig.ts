@@ -83,7 +83,15 @@ export function renderGatewayConfig(settings: GatewaySettings, agents: Configure
     commands: renderCommands(),
     messages: { queue: { mode: "followup" } },
     // Without a file of its own it writes to a folder that all gateways of the machine share.
-    logging: { level: "warn", consoleLevel: "warn", file: settings.workspaces.logFile, maxFileBytes: 10_000_000 },
+    logging: {
+      level: "warn",
+      consoleLevel: "warn",
+      file: settings.workspaces.logFile,
+      maxFileBytes: 10_000_000,
+      // A tool that fails is told with its arguments and the file's content (2026.9.3). What is longer than 17 characters
+      // keeps its ends, so it is taken in pieces.
+      redactPatterns: ["/(?<= failed: [\\s\\S]*)[\\s\\S]{1,17}/g"],
+    },
   };
   return `${JSON.stringify(config, null, 2)}\n`;
 }

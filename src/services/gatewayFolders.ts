@@ -1,6 +1,6 @@
 import { createRemoteWorkspaces } from "../clients/remoteWorkspaces.ts";
 import type { Workspaces } from "../clients/workspaces.ts";
-import { findFilesUrl } from "../db/gateways.ts";
+import { findServedFolder } from "../db/gateways.ts";
 import type { Deps } from "../deps.ts";
 import { AppError } from "../lib/errors.ts";
 
@@ -13,8 +13,8 @@ export async function findFolder(
   gatewayId: string,
 ): Promise<Pick<Workspaces, "readFiles">> {
   if (gatewayId === config.GATEWAY_ID) return workspaces;
-  const url = await findFilesUrl(sql, gatewayId);
+  const served = await findServedFolder(sql, gatewayId);
   const token = config.GATEWAY_FILES_TOKEN;
-  if (url === null || token === undefined) throw new AppError("service_unavailable", { retry_after: 60 });
-  return createRemoteWorkspaces({ url, token, dir: null });
+  if (served === null || token === undefined) throw new AppError("service_unavailable", { retry_after: 60 });
+  return createRemoteWorkspaces({ ...served, token });
 }

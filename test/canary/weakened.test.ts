@@ -13,7 +13,7 @@ import { runJob } from "../../src/services/jobs.ts";
 import { until } from "../gateway/people.ts";
 import { GATEWAY_TOKEN, startStack, type Stack } from "../gateway/realGateway.ts";
 
-setDefaultTimeout(180_000);
+setDefaultTimeout(240_000);
 
 type Told = { status: string; key: string; severity: string };
 /** What operators were told. */

@@ -205,6 +205,15 @@ test("an export has the files of both gateways, wherever it is asked for; withou
     expect(texts).toContain("lives on main");
     expect(texts).toContain("lives on b");
   }
+  // An address that leads to another gateway's folder is no gateway without files.
+  await b.deps.sql`update gateways set files_url = (select files_url from gateways where id = 'b') where id = 'main'`;
+  expect(
+    await (await get(b)).arrayBuffer().then(
+      () => "whole",
+      () => "broken off",
+    ),
+  ).toBe("broken off");
+  await b.deps.sql`update gateways set files_url = ${files.env["GATEWAY_FILES_URL"]!} where id = 'main'`;
   await files.stop();
   const broken = await get(b);
   expect(

@@ -52,10 +52,10 @@ test("what is only told of begins and ends with what is seen", async () => {
   left = { ...room(0.5), freeInodes: 10 };
   const id = newId();
   await insertJobRun(reef.sql, { id, job: "backup", host: "h" });
-  await finishJobRun(reef.sql, { id, outcome: "ok", summary: "", details: {} });
+  await finishJobRun(reef.sql, { id, outcome: "ok", summary: "", details: { local: true } });
   await look({ api: [{ ...api, url: reef.url }] });
   expect(await open()).toEqual(["disk:/ critical"]);
-  await reef.sql`update job_runs set finished_at = now() - interval '31 hours'`;
+  await reef.sql`update job_runs set started_at = now() - interval '31 hours'`;
   expect((await look()).join()).toContain("the newest backup is 31 hours old");
 
   // Two hosts have a disk "/": the one that is well does not end the alarm of the one that is not.
@@ -64,7 +64,7 @@ test("what is only told of begins and ends with what is seen", async () => {
   await look({ isTrial: true });
   expect(await open()).toContain("disk:/ critical");
   await reef.sql`update alarms set host = ${hostname()} where key = 'disk:/'`;
-  await reef.sql`update job_runs set finished_at = now()`;
+  await reef.sql`update job_runs set started_at = now()`;
   await look();
   expect(await open()).toEqual([]);
   await server.stop(true);

@@ -311,6 +311,22 @@ test("while nobody serves the folder messages wait and nobody fails; when it is 
   expect(reef.gateway.sends.length).toBe(1);
 });
 
+test("the program: help, a setting that is missing, an orderly end", async () => {
+  const run = (env: Record<string, string>, ...args: string[]) =>
+    Bun.spawn([process.execPath, "--no-env-file", FILES_PROGRAM, ...args], { env, stdout: "pipe", stderr: "pipe" });
+  const help = run({}, "--help");
+  expect(await new Response(help.stdout).text()).toContain("GATEWAY_FILES_TOKEN");
+  expect(await help.exited).toBe(0);
+  const bare = run({});
+  expect(await new Response(bare.stderr).text()).toContain("GATEWAY_FILES_TOKEN is missing");
+  expect(await bare.exited).toBe(78);
+  const port = freePort();
+  const child = run(envOf(dir, port));
+  await untilServes(port);
+  child.kill("SIGTERM");
+  expect(await child.exited).toBe(0);
+});
+
 test("the reconciler's suite holds with a files process, too", async () => {
   const root = resolve(import.meta.dir, "../..");
   const child = Bun.spawn([process.execPath, "--no-env-file", "test", "./test/reconciler/reconciler.test.ts"], {

@@ -1,6 +1,7 @@
 import { listOpenAlarms } from "../../db/alarms.ts";
 import { findDeployedAt } from "../../db/deployment.ts";
 import { listNewestRuns } from "../../db/jobRuns.ts";
+import { readBackupState } from "../backupState.ts";
 import { readUnit } from "../unitState.ts";
 import {
   bad,
@@ -103,7 +104,21 @@ export const JOB_CHECKS: readonly Check[] = [
   onSystem("jobs.alarms", checkOpenAlarms),
 ];
 
+async function checkBackup({ deps, place }: SystemScene): Promise<Result> {
+  if (place.isTrial) return skip(NO_TIMERS);
+  const { newestAt, second } = await readBackupState(deps);
+  const since = newestAt ?? (await findDeployedAt(deps.sql)) ?? new Date();
+  const age = Date.now() - since.getTime();
+  const isOld = age > deps.config.BACKUP_MAX_AGE_MS;
+  const fix = "reef backup makes one; docs/runbooks/backup-old.md";
+  if (newestAt === null)
+    return isOld ? bad(`there is none, ${renderAge(age)} after the start`, fix) : ok("not due yet");
+  if (isOld) return bad(`the newest is ${renderAge(age)} old`, fix);
+  if (second === "failed") return warn(`the newest, ${renderAge(age)} old, did not come to the second place`, fix);
+  return ok(`the newest is ${renderAge(age)} old`);
+}
+
 export const BACKUP: readonly Check[] = [
-  onSystem("backup.age", async (scene) => checkJob(scene, "backup", scene.deps.config.BACKUP_MAX_AGE_MS)),
+  onSystem("backup.age", checkBackup),
   onSystem("backup.drill", async (scene) => checkJob(scene, "verify-backup", JOBS["verify-backup"]!)),
 ];
