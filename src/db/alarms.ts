@@ -31,11 +31,15 @@ export async function upsertAlarm(
       last_at = now(), resolved_at = null, resolution_sent_at = null`;
 }
 
-/** The trouble is over. False when there was none, or with `host` when another host saw it last. */
+/**
+ * The trouble is over. False when there was none, or with `host` when another host saw it last, unless that was two days
+ * ago: such a host is gone or has another name, and its alarm would be told for ever.
+ */
 export async function resolveAlarm(sql: Queryable, key: string, host: string | null): Promise<boolean> {
   const result = await sql`
     update alarms set resolved_at = now()
-    where key = ${key} and resolved_at is null and (${host}::text is null or host = ${host})`;
+    where key = ${key} and resolved_at is null and (
+      ${host}::text is null or host = ${host} or last_at < now() - interval '2 days')`;
   return result.count > 0;
 }
 

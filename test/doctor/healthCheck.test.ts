@@ -63,7 +63,7 @@ test("what is only told of begins and ends with what is seen", async () => {
   left = room(0.5);
   await look({ isTrial: true });
   expect(await open()).toContain("disk:/ critical");
-  await reef.sql`update alarms set host = ${hostname()} where key = 'disk:/'`;
+  await reef.sql`update alarms set last_at = now() - interval '3 days' where key = 'disk:/'`;
   await reef.sql`update job_runs set started_at = now()`;
   await look();
   expect(await open()).toEqual([]);
