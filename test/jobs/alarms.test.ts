@@ -184,7 +184,10 @@ describe("a unit that has failed", () => {
     const away = { ...nobody, DATABASE_URL: "postgres://reef@127.0.0.1:1/reef" };
     expect((await runProgram(away, "src/jobs/alarm.ts", "reef-api@1.service")).code).toBe(1);
     duty.answer(500);
-    const silent = await runProgram({ ...reef.env, DATABASE_URL: away.DATABASE_URL }, "src/jobs/alarm.ts", "a.service");
+    const tell = () => runProgram({ ...reef.env, DATABASE_URL: away.DATABASE_URL }, "src/jobs/alarm.ts", "a.service");
+    expect((await tell()).code).toBe(0);
+    smtp.behave("later");
+    const silent = await tell();
     expect([silent.code, silent.said.includes("nobody could be told")]).toEqual([1, true]);
     expect((await alarm()).code).toBe(2);
     expect(await runProgram({}, "src/jobs/alarm.ts", "--help")).toMatchObject({ code: 0 });
