@@ -234,6 +234,7 @@ async function talk(
   await sendMessage(stage, { agentId, key, text }, until);
   while (Date.now() < until) {
     await sleep(LOOK_MS, signal);
+    if (signal.aborted) break;
     const run = readRun(await deps.gateway.readHistory({ agentId, limit: TURN_ROWS }), key);
     if (run.kind === "answered") {
       stage.slowestMs = Math.max(stage.slowestMs, Date.now() - startedAt);
@@ -241,8 +242,8 @@ async function talk(
     }
     if (run.kind === "broken") break;
   }
-  signal.throwIfAborted();
   await deps.gateway.abortRun({ agentId, key }).catch(() => undefined);
+  signal.throwIfAborted();
   return { asked, answer: null };
 }
 
@@ -253,6 +254,7 @@ async function sendMessage(
   until: number,
 ): Promise<void> {
   for (;;) {
+    signal.throwIfAborted();
     try {
       await deps.gateway.sendMessage(message);
       return;
