@@ -570,10 +570,12 @@ put_site() {
   local from certificate
   from=$(released)/deploy/nginx
   if [ -e "$(certificate_of)/fullchain.pem" ]; then certificate=$(certificate_of); else certificate=$(own_certificate_of); fi
-  local name
+  local name no_ipv6=()
+  # nginx does not start with an address of a kind that the kernel has not.
+  [ -e /proc/net/if_inet6 ] || no_ipv6=(-e '/listen \[::\]/d')
   for name in reef-http reef; do
     put_file "/etc/nginx/sites-available/$name.conf" 644 \
-      "$(sed -e "s,/etc/letsencrypt/live/__DOMAIN__/,$certificate/," -e "s/__DOMAIN__/$domain/g" "$from/$name.conf")"$'\n'
+      "$(sed -e "s,/etc/letsencrypt/live/__DOMAIN__/,$certificate/," -e "s/__DOMAIN__/$domain/g" "${no_ipv6[@]}" "$from/$name.conf")"$'\n'
     $put && changed_site=true
     put_link "/etc/nginx/sites-enabled/$name.conf" "../sites-available/$name.conf"
   done

@@ -84,7 +84,7 @@ function connect(): Deps {
 async function main(): Promise<void> {
   const act = readLine();
   const deps = connect();
-  const refusal = await act(deps, { osUser: userInfo().username }).catch((error: unknown) => {
+  const refusal = await act(deps, { osUser: process.env["REEF_OPERATOR"]?.trim() || userInfo().username }).catch((error: unknown) => {
     const code = (error as { code?: unknown }).code;
     return `The database does not answer as it should (${typeof code === "string" ? code : "unknown"}); nothing was done.`;
   });
