@@ -84,10 +84,12 @@ function connect(): Deps {
 async function main(): Promise<void> {
   const act = readLine();
   const deps = connect();
-  const refusal = await act(deps, { osUser: process.env["REEF_OPERATOR"]?.trim() || userInfo().username }).catch((error: unknown) => {
-    const code = (error as { code?: unknown }).code;
-    return `The database does not answer as it should (${typeof code === "string" ? code : "unknown"}); nothing was done.`;
-  });
+  const refusal = await act(deps, { osUser: process.env["REEF_OPERATOR"]?.trim() || userInfo().username }).catch(
+    (error: unknown) => {
+      const code = (error as { code?: unknown }).code;
+      return `The database does not answer as it should (${typeof code === "string" ? code : "unknown"}); nothing was done.`;
+    },
+  );
   await deps.close();
   if (typeof refusal === "string") exit(1, refusal);
   if (refusal !== null) exit(refusal.code, refusal.sentence);
