@@ -34,7 +34,8 @@ export interface Patience {
   backMs: number;
 }
 
-const PATIENCE: Patience = { lookMs: 25_000, pauseMs: 16_000, takenMs: 10_000, backMs: 140_000 };
+/** All of it, and two alarms that take their ten seconds, within the job's limit (jobs/checkHealth.ts). */
+const PATIENCE: Patience = { lookMs: 25_000, pauseMs: 16_000, takenMs: 10_000, backMs: 120_000 };
 const LOOKS = 3;
 /** How a process calls its gateway that has none. */
 export const NO_GATEWAY = "none";
