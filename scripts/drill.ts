@@ -78,6 +78,8 @@ async function drill(receipt: Receipt, folder: BackupFolder, redisUrl: string): 
     await timed("files", () => unpackFiles(receipt, { scratch, gateway, from: folder.pathOf(backup) }));
     const workspaces = createWorkspaces(scratch.gatewayDir, createLog("silent"));
     receipt.erasedAgain = await finishRestore({ restored: sql, current: null, folder, workspaces });
+    // Another folder is another configuration, which the canary would try at once, at the address of the living one's model.
+    await sql`update gateways set canary_green_at = null, canary_until = null`;
     const url = await timed("start", () => scratch.start());
     const { sums = 0, database = 0, files = 0, start = 0 } = receipt.seconds;
     receipt.seconds.untilServing = Math.round((sums + database + files + start) * 10) / 10;

@@ -18,9 +18,12 @@ export interface AlarmMessage {
 export interface AlarmSender {
   /** False: neither a webhook nor an address is configured, so nobody can be told. */
   isConfigured: boolean;
-  /** Resolves when every configured way has taken it. Rejects otherwise: tell again. */
+  /** Resolves when every configured way has taken it. Rejects with PartlyTold when one has and one has not, else: tell again. */
   send(alarm: AlarmMessage): Promise<void>;
 }
+
+/** Somebody was told, but one of the ways is broken. */
+export class PartlyTold extends Error {}
 
 const TIMEOUT_MS = 10_000;
 
@@ -40,8 +43,13 @@ export function createAlarmSender(
         ...(webhook === undefined ? [] : [post(webhook, alarm)]),
         ...(address === undefined || mailer === null ? [] : [mailTo(mailer, address, alarm)]),
       ];
-      const failed = (await Promise.allSettled(ways)).find((result) => result.status === "rejected");
-      if (failed) throw failed.reason;
+      const results = await Promise.allSettled(ways);
+      const failed = results.find((result) => result.status === "rejected");
+      if (!failed) return;
+      const { reason } = failed as { reason: Error };
+      throw results.some(({ status }) => status === "fulfilled")
+        ? new PartlyTold(reason.message, { cause: reason })
+        : reason;
     },
   };
 }

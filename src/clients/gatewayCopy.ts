@@ -103,7 +103,11 @@ async function copyOne({ root, target, copies, damaged }: Tree, name: string): P
 /** Its owner may put a link in the place of the file, or of a folder on the way: then it is not what we wanted. */
 async function copyFile(from: string, to: string): Promise<void> {
   const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = constants;
-  const file = await open(from, O_RDONLY | O_NOFOLLOW | O_NONBLOCK).catch(() => null);
+  const file = await open(from, O_RDONLY | O_NOFOLLOW | O_NONBLOCK).catch((error: NodeJS.ErrnoException) => {
+    // Gone, or put there by its owner; what can't be read otherwise must not be missing in silence.
+    if (["ENOENT", "ENOTDIR", "ELOOP", "ENXIO"].includes(error.code ?? "")) return null;
+    throw error;
+  });
   if (file === null) return;
   try {
     if ((await readlink(`/proc/self/fd/${file.fd}`)) !== from || !(await file.stat()).isFile()) return;

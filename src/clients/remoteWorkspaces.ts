@@ -71,7 +71,10 @@ export function createRemoteWorkspaces(options: { url: string; token: string; di
     const body: unknown = await response.json().catch((error: unknown) => {
       throw new FilesAwayError(error);
     });
-    return schema.parse(body);
+    const answer = schema.safeParse(body);
+    // Somebody else, or another release than ours: that says nothing of an agent.
+    if (!answer.success) throw new FilesAwayError(answer.error, "strange_answer");
+    return answer.data;
   };
   const agent = (agentId: string, what = "") => `/agents/${encodeURIComponent(agentId)}${what}`;
   const post = (what: string, { agentId, displayName }: AgentSettings) =>

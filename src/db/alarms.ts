@@ -31,9 +31,15 @@ export async function upsertAlarm(
       last_at = now(), resolved_at = null, resolution_sent_at = null`;
 }
 
-/** The trouble is over. False when there was none. */
-export async function resolveAlarm(sql: Queryable, key: string): Promise<boolean> {
-  const result = await sql`update alarms set resolved_at = now() where key = ${key} and resolved_at is null`;
+/**
+ * The trouble is over. False when there was none, or with `host` when another host saw it last, unless that was two days
+ * ago: such a host is gone or has another name, and its alarm would be told for ever.
+ */
+export async function resolveAlarm(sql: Queryable, key: string, host: string | null): Promise<boolean> {
+  const result = await sql`
+    update alarms set resolved_at = now()
+    where key = ${key} and resolved_at is null and (
+      ${host}::text is null or host = ${host} or last_at < now() - interval '2 days')`;
   return result.count > 0;
 }
 
@@ -46,16 +52,19 @@ export async function listUntoldAlarms(sql: Queryable, input: { repeatMs: number
     order by first_at`;
 }
 
-/** Records that somebody was told of the alarm as it was read; a change since then is told, too. */
+/** Records that somebody was told of the alarm as it was read; a change since then is told, too. Its repeat comes `earlyMs` before its time. */
 export async function markAlarmTold(
   sql: Queryable,
   alarm: Pick<Alarm, "key" | "severity" | "resolvedAt">,
+  earlyMs = 0,
 ): Promise<void> {
   if (alarm.resolvedAt) {
     await sql`update alarms set resolution_sent_at = now() where key = ${alarm.key} and resolved_at is not null`;
     return;
   }
-  await sql`update alarms set sent_at = now() where key = ${alarm.key} and severity = ${alarm.severity}`;
+  await sql`
+    update alarms set sent_at = now() - make_interval(secs => ${earlyMs / 1000})
+    where key = ${alarm.key} and severity = ${alarm.severity}`;
 }
 
 /** What is wrong now, the oldest first. */

@@ -32,12 +32,20 @@ export async function finishJobRun(
     where id = ${run.id} and finished_at is null`;
 }
 
-/** The newest run of each job, and the newest one that went well. */
+/** The newest run of each job, and the newest one that went well: some looks into an index for each, however many runs there were. */
 export async function listNewestRuns(sql: Queryable): Promise<{ job: string; last: JobRun; lastOkAt: Date | null }[]> {
   const rows = await sql<(JobRun & { lastOkAt: Date | null })[]>`
-    select distinct on (r.job) r.*, (
-      select max(o.finished_at) from job_runs o where o.job = r.job and o.outcome = 'ok') as last_ok_at
-    from job_runs r where r.outcome <> 'skipped' order by r.job, r.started_at desc`;
+    with recursive names as (
+      (select job from job_runs order by job limit 1)
+      union all
+      select (select r.job from job_runs r where r.job > n.job order by r.job limit 1) from names n where n.job is not null
+    )
+    select last.*, (
+      select o.finished_at from job_runs o
+      where o.job = n.job and o.outcome = 'ok' order by o.started_at desc limit 1) as last_ok_at
+    from names n cross join lateral (
+      select * from job_runs r where r.job = n.job and r.outcome <> 'skipped' order by r.started_at desc limit 1) last
+    where n.job is not null order by n.job`;
   return rows.map(({ lastOkAt, ...last }) => ({ job: last.job, last, lastOkAt }));
 }
 

@@ -20,7 +20,11 @@ export function startAbandonedTurns(deps: Deps, hub: Pick<ChatHub, "messageStore
   const { sql, log, config, processId } = deps;
   const { GATEWAY_ID: gatewayId, TURN_WAIT_MS: waitMs, TURN_TOTAL_MS } = config;
   const end = async (turn: Turn, owner: string | null, outcome: Outcome) => {
-    const message = await finishTurn(deps, turn, owner, outcome);
+    const message = await finishTurn(deps, turn, owner, outcome).catch((err: unknown) => {
+      // One that can't be ended keeps none of the others.
+      log.warn({ err, turn_id: turn.id, gateway: turn.gatewayId }, "turn could not be ended; trying again");
+      return null;
+    });
     if (!message) return;
     log.warn(
       { turn_id: turn.id, gateway: turn.gatewayId, status: outcome.status },

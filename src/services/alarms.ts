@@ -1,4 +1,5 @@
 import { hostname } from "node:os";
+import { PartlyTold, type AlarmSender } from "../clients/alarmSender.ts";
 import {
   listOpenAlarms,
   listUntoldAlarms,
@@ -45,23 +46,56 @@ export async function raiseUnitAlarm(deps: AlarmDeps, unit: string): Promise<voi
   else await raiseAlarm(deps, alarm);
 }
 
-/** The trouble is over, if there was any. Rejects only without a database. */
-export async function endAlarm(deps: AlarmDeps, key: string): Promise<void> {
-  if (!(await resolveAlarm(deps.sql, key))) return;
+/**
+ * The trouble is over, if there was any. "here": only this machine's, since another one that is well says nothing of the
+ * machine that is not. Rejects only without a database.
+ */
+export async function endAlarm(deps: AlarmDeps, key: string, where: "here" | "anywhere" = "anywhere"): Promise<void> {
+  if (!(await resolveAlarm(deps.sql, key, where === "here" ? hostname() : null))) return;
   deps.log.info({ alarm: key }, "an alarm is over");
   await tellAlarms(deps);
 }
 
-/** Tells what nobody was told of yet. What can't be told stays untold. Two at once may tell a thing twice, never not at all. */
-export async function tellAlarms(deps: AlarmDeps): Promise<void> {
-  if (!deps.alarmSender.isConfigured) return;
-  for (const alarm of await listUntoldAlarms(deps.sql, { repeatMs: deps.config.ALARM_REPEAT_MS })) {
-    try {
-      await deps.alarmSender.send(toMessage(alarm));
-      await markAlarmTold(deps.sql, alarm);
-    } catch (err) {
-      deps.log.error({ err, alarm: alarm.key }, "nobody could be told of an alarm");
-    }
+const PARTLY_AGAIN_MS = 900_000;
+
+/** By sender: who tells, and who waits for that to tell what has come since. */
+const telling = new WeakMap<AlarmSender, { now: Promise<void>; next: Promise<void> | null }>();
+
+/**
+ * Tells what nobody was told of yet. What can't be told stays untold. One at a time in a process: troubles that are seen
+ * side by side are told once each. Two processes at once may tell a thing twice, never not at all.
+ */
+export function tellAlarms(deps: AlarmDeps): Promise<void> {
+  const { alarmSender } = deps;
+  if (!alarmSender.isConfigured) return Promise.resolve();
+  const current = telling.get(alarmSender);
+  if (current) return (current.next ??= current.now.catch(() => undefined).then(() => beginTelling(deps)));
+  return beginTelling(deps);
+}
+
+function beginTelling(deps: AlarmDeps): Promise<void> {
+  const state = { now: tellAll(deps), next: null };
+  telling.set(deps.alarmSender, state);
+  const end = () => void (state.next === null && telling.delete(deps.alarmSender));
+  state.now.then(end, end);
+  return state.now;
+}
+
+async function tellAll(deps: AlarmDeps): Promise<void> {
+  const untold = await listUntoldAlarms(deps.sql, { repeatMs: deps.config.ALARM_REPEAT_MS });
+  // Side by side: one way that hangs must not take its time for each of them.
+  await Promise.all(untold.map((alarm) => tellOne(deps, alarm)));
+}
+
+async function tellOne(deps: AlarmDeps, alarm: Alarm): Promise<void> {
+  try {
+    await deps.alarmSender.send(toMessage(alarm));
+    await markAlarmTold(deps.sql, alarm);
+  } catch (err) {
+    deps.log.error({ err, alarm: alarm.key }, "not everybody could be told of an alarm");
+    // Who was told hears it again soon, for the others' sake, but not at every look for as long as one way is broken.
+    const early = Math.max(0, deps.config.ALARM_REPEAT_MS - PARTLY_AGAIN_MS);
+    if (err instanceof PartlyTold) await markAlarmTold(deps.sql, alarm, early);
   }
 }
 

@@ -1,5 +1,6 @@
 import { hostname } from "node:os";
 import { join } from "node:path";
+import { PartlyTold, type AlarmMessage } from "../clients/alarmSender.ts";
 import type { Host } from "../clients/host.ts";
 import type { HeldLock } from "../db/locks.ts";
 import type { Deps } from "../deps.ts";
@@ -45,7 +46,7 @@ export async function databaseIsDown(deps: Pick<Deps, "sql" | "alarmSender" | "c
   if (known && Date.now() - known.modifiedAt.getTime() < deps.config.ALARM_REPEAT_MS) return;
   const since = (known?.modifiedAt ?? new Date()).toISOString();
   const summary = "Postgres does not answer: nothing works without it (docs/runbooks/database-full.md)";
-  await deps.alarmSender.send({ ...alarm, status: "firing", summary, since });
+  await tell(deps, { ...alarm, status: "firing", summary, since });
   if (sign === null) return;
   await host.makeFolder(folder!, 0o700);
   if (!(await host.leaveSign(sign))) await host.renewSign(sign);
@@ -57,6 +58,13 @@ async function databaseIsBack(deps: Pick<Deps, "alarmSender" | "config">, host: 
   const known = sign === null ? null : await host.stand(sign);
   if (sign === null || known === null) return;
   const since = known.modifiedAt.toISOString();
-  await deps.alarmSender.send({ ...alarm, status: "resolved", summary: "Postgres answers again", since });
+  await tell(deps, { ...alarm, status: "resolved", summary: "Postgres answers again", since });
   await host.removeSign(sign);
+}
+
+/** One way that is broken must not have the other told at every look. */
+async function tell({ alarmSender }: Pick<Deps, "alarmSender">, message: AlarmMessage): Promise<void> {
+  await alarmSender.send(message).catch((error: unknown) => {
+    if (!(error instanceof PartlyTold)) throw error;
+  });
 }

@@ -44,7 +44,7 @@ export async function runJob(deps: Deps, job: Job): Promise<{ outcome: JobOutcom
   const outcome = result.ok ? "ok" : "failed";
   await finishJobRun(deps.sql, { id, outcome, summary: result.summary, details: result.details ?? {} });
   const alarm = `job:${job.name}`;
-  if (result.ok) await endAlarm(deps, alarm);
+  if (result.ok) await endAlarm(deps, alarm, job.scope === "host" ? "here" : "anywhere");
   else await raiseAlarm(deps, { key: alarm, severity: "warning", summary: `${job.name} failed: ${result.summary}` });
   return { outcome, summary: result.summary };
 }

@@ -67,7 +67,7 @@ async function settle(deps: WatchDeps, { key, look }: Watch): Promise<string | n
     deps.log.warn({ err, watch: key }, "could not be looked at");
     return `${key} could not be looked at`;
   }
-  if (trouble === null) await endAlarm(deps, key);
+  if (trouble === null) await endAlarm(deps, key, "here");
   else await raiseAlarm(deps, { key, ...trouble });
   return trouble?.summary ?? null;
 }

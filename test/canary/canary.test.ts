@@ -5,7 +5,7 @@ import { freePort, spawnChild } from "../../scripts/services/process.ts";
 import { loadConfig } from "../../src/config.ts";
 import { createDeps, type Deps } from "../../src/deps.ts";
 import { createLog } from "../../src/lib/log.ts";
-import { canaryJob } from "../../src/services/canary.ts";
+import { canaryJob, runCanary } from "../../src/services/canary.ts";
 import { CANARY_AGENTS } from "../../src/services/gatewayConfig.ts";
 import { checkInvariants } from "../../src/services/invariants.ts";
 import { runJob } from "../../src/services/jobs.ts";
@@ -76,6 +76,18 @@ test("a gateway as we configure it is green, while somebody talks on it, and nob
   for (const asked of stack.model.requests) expect(JSON.stringify(asked)).not.toContain("reef_canary");
   const findings = await checkInvariants(deps, { patienceMs: 5_000, timeoutMs: 10_000 });
   expect(findings.filter(({ status }) => status !== "ok")).toEqual([]);
+});
+
+test("a run that is to stop goes no further, and cleans up", async () => {
+  const stop = new AbortController();
+  let sent = 0;
+  const sendMessage: Deps["gateway"]["sendMessage"] = (message) => {
+    if (++sent === 3) stop.abort();
+    return deps.gateway.sendMessage(message);
+  };
+  const outcome = await runCanary({ ...deps, gateway: { ...deps.gateway, sendMessage } }, stop.signal);
+  expect({ outcome, sent }).toEqual({ outcome: { ok: true, summary: "interrupted" }, sent: 3 });
+  await isAsleep();
 });
 
 test("nobody sees the pair or reaches it", async () => {

@@ -73,7 +73,9 @@ async function startProcess(port = 0) {
 }
 
 /** A gateway that lives by its probe and answers no call, ever; counts who came. */
-function startDeaf() {
+function startDeaf(
+  readyz: () => Response | Promise<Response> = () => Response.json({ ready: true, uptimeMs: 9_000_000 }),
+) {
   const seen = { connections: 0 };
   const server = Bun.serve({
     hostname: "127.0.0.1",
@@ -81,7 +83,7 @@ function startDeaf() {
     fetch(request, own) {
       const { pathname } = new URL(request.url);
       if (pathname === "/healthz") return Response.json({ ok: true });
-      if (pathname === "/readyz") return Response.json({ ready: true, uptimeMs: 9_000_000 });
+      if (pathname === "/readyz") return readyz();
       return own.upgrade(request) ? undefined : new Response("", { status: 404 });
     },
     websocket: { open: () => void seen.connections++, message: () => undefined },
@@ -190,6 +192,31 @@ test("silent: at work is busy, idle is broken, and that only after three looks",
   // One while it was busy, three that prove it, the rest while it is waited for.
   expect(deaf.seen.connections).toBeGreaterThan(4);
   expect((await alarms())[0]).toMatchObject({ key: "gateway:main", severity: "critical", resolvedAt: null });
+});
+
+test("what lives and can't say whether it is ready is not proved broken by processor time that nobody counts", async () => {
+  const deaf = startDeaf(() => new Promise<Response>(() => undefined));
+  makeMachine();
+  for (const CPUUsageNSec of ["[not set]", null]) {
+    if (CPUUsageNSec === null) machine.program("systemctl", "exit 1");
+    else
+      machine.program(
+        "systemctl",
+        showUnit({ ActiveState: "active", CPUUsageNSec, ActiveEnterTimestampMonotonic: "1" }),
+      );
+    expect((await care(deaf.port)).said).toContain("is busy");
+  }
+  expect(await restarts()).toBe(0);
+});
+
+test("a gateway of another host is judged by what it answers, not by a unit of ours", async () => {
+  makeMachine();
+  machine.program(
+    "systemctl",
+    showUnit({ ActiveState: "inactive", CPUUsageNSec: "1", ActiveEnterTimestampMonotonic: "0" }),
+  );
+  const settings = { GATEWAY_RESTART_DIR: FOLDER, OPENCLAW_GATEWAY_URL: "ws://elsewhere.invalid:1" };
+  expect((await care(1, settings)).said).toContain("it runs on another host, which has to restart it");
 });
 
 test("a look that it answers ends the suspicion", async () => {

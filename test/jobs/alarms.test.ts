@@ -89,11 +89,13 @@ describe("an alarm", () => {
     ["the webhook answers 500", () => duty.answer(500)],
     ["the mail server refuses", () => smtp.behave("later")],
   ] as const) {
-    test(`stays untold while ${way}, and is told later`, async () => {
+    test(`is told again soon while ${way}, but not at every look`, async () => {
       refuse();
       await raiseAlarm(reef.deps, diskFull);
+      await tellAlarms(reef.deps);
+      expect([told(), smtp.mails.length]).toEqual([["firing disk warning"], way.startsWith("the mail") ? 0 : 1]);
       const unsent = async () => (await reef.sql`select 1 from alarms where sent_at is null`).length;
-      expect(await unsent()).toBe(1);
+      await reef.sql`update alarms set sent_at = sent_at - interval '16 minutes'`;
       duty.answer(200);
       smtp.behave("take");
       duty.posts.splice(0);
@@ -103,8 +105,24 @@ describe("an alarm", () => {
     });
   }
 
+  test("stays untold while no way takes it, and is told later", async () => {
+    duty.answer(500);
+    smtp.behave("later");
+    await raiseAlarm(reef.deps, diskFull);
+    duty.answer(200);
+    await tellAlarms(reef.deps);
+    expect(told()).toEqual(["firing disk warning", "firing disk warning"]);
+  });
+
+  test("is told once, however many are raised at the same time", async () => {
+    const keys = ["a", "b", "c", "d", "e", "f"];
+    await Promise.all(keys.map((key) => raiseAlarm(reef.deps, { ...diskFull, key })));
+    expect(told().toSorted()).toEqual(keys.map((key) => `firing ${key} warning`));
+  });
+
   test("that was over before anybody could be told is nobody's news; an end that could not be told is told later", async () => {
     duty.answer(500);
+    smtp.behave("later");
     await raiseAlarm(reef.deps, diskFull);
     await endAlarm(reef.deps, "disk");
     duty.answer(200);
@@ -166,7 +184,10 @@ describe("a unit that has failed", () => {
     const away = { ...nobody, DATABASE_URL: "postgres://reef@127.0.0.1:1/reef" };
     expect((await runProgram(away, "src/jobs/alarm.ts", "reef-api@1.service")).code).toBe(1);
     duty.answer(500);
-    const silent = await runProgram({ ...reef.env, DATABASE_URL: away.DATABASE_URL }, "src/jobs/alarm.ts", "a.service");
+    const tell = () => runProgram({ ...reef.env, DATABASE_URL: away.DATABASE_URL }, "src/jobs/alarm.ts", "a.service");
+    expect((await tell()).code).toBe(0);
+    smtp.behave("later");
+    const silent = await tell();
     expect([silent.code, silent.said.includes("nobody could be told")]).toEqual([1, true]);
     expect((await alarm()).code).toBe(2);
     expect(await runProgram({}, "src/jobs/alarm.ts", "--help")).toMatchObject({ code: 0 });

@@ -201,6 +201,11 @@ test("nobody there, one that hangs up, one that speaks something else: an error 
     );
   });
   expect(await failure(at(stranger.at).readConfig())).toBeInstanceOf(FilesAwayError);
+  // Of another release, say: it is no agent's fault, which would be marked as failed.
+  const another = await listenBadly((socket) => {
+    socket.on("data", () => socket.end('HTTP/1.1 200 OK\r\ncontent-length: 8\r\nconnection: close\r\n\r\n{"a": 1}'));
+  });
+  expect(await failure(at(another.at).readConfig())).toBeInstanceOf(FilesAwayError);
   const silent = at((await listenBadly(() => undefined)).at);
   expect(await failure(silent.guard({ agentId: AGENT, displayName: null }))).toBeInstanceOf(FilesAwayError);
 });
