@@ -3,6 +3,7 @@ import { parseArgs } from "node:util";
 import { ConfigError, loadConfig } from "../config.ts";
 import { createDeps, type Deps } from "../deps.ts";
 import { createLog } from "../lib/log.ts";
+import { alarmCommands } from "./admin/alarms.ts";
 import type { Act, Command } from "./admin/command.ts";
 import { billingCommands } from "./admin/billing.ts";
 import { canaryCommands } from "./admin/canary.ts";
@@ -20,6 +21,7 @@ const commands: Record<string, Command> = {
   ...costCommands,
   ...stripeCommands,
   ...gatewayCommands,
+  ...alarmCommands,
   ...canaryCommands,
 };
 

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { join, resolve } from "node:path";
 import { call } from "../factories.ts";
+import { raiseAlarm } from "../../src/services/alarms.ts";
 import { startTestReef, type TestReef } from "../harness.ts";
 
 let reef: TestReef;
@@ -61,3 +62,13 @@ test("misuse is 2 and a sentence, help is 0, for each command", async () => {
   expect(await run({}, "--help")).toMatchObject({ code: 0, out: expect.stringContaining("token create --name NAME") });
   expect(await run({}, "token", "list")).toMatchObject({ code: 2, said: expect.stringContaining("No running system") });
 }, 60_000);
+
+test("alarms are listed, and one of something that is no more is ended", async () => {
+  await raiseAlarm(reef.deps, { key: "gateway:gone", severity: "critical", summary: "gateway gone does not answer" });
+  expect((await run(reef.env, "alarm", "list")).out).toMatch(
+    /^20\S+ \S+ +1x {2}critical {2}gateway:gone {2}gateway gone does not answer$/,
+  );
+  expect((await run(reef.env, "alarm", "end", "gateway:other")).code).toBe(1);
+  expect((await run(reef.env, "alarm", "end", "gateway:gone")).code).toBe(0);
+  expect((await run(reef.env, "alarm", "list")).out).toBe("");
+});
