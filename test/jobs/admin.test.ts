@@ -66,7 +66,7 @@ test("misuse is 2 and a sentence, help is 0, for each command", async () => {
 test("alarms are listed, and one of something that is no more is ended", async () => {
   await raiseAlarm(reef.deps, { key: "gateway:gone", severity: "critical", summary: "gateway gone does not answer" });
   expect((await run(reef.env, "alarm", "list")).out).toMatch(
-    /^20\S+ \S+ +1x {2}critical {2}gateway:gone {2}gateway gone does not answer$/,
+    /^20\S+ \S+ +1x {2}critical +gateway:gone {2}gateway gone does not answer$/,
   );
   expect((await run(reef.env, "alarm", "end", "gateway:other")).code).toBe(1);
   expect((await run(reef.env, "alarm", "end", "gateway:gone")).code).toBe(0);
