@@ -40,6 +40,10 @@ test("role, database and schema are made once, and the role may do nothing else"
   expect(Object.values(rights!)).toEqual(Array(5).fill(false));
   const [open] = await admin`select has_database_privilege('public', ${name}, 'connect') as connect`;
   expect(open!["connect"]).toBe(false);
+  // As one that died right after "create database" leaves it.
+  await admin.unsafe(`grant connect on database ${name} to public`);
+  expect((await prepare(own)).stdout).toBe(`database ${name} closed to others\n`);
+  expect((await prepare(own)).stdout).toBe("");
 });
 
 test("another password in the settings is set", async () => {
