@@ -340,7 +340,7 @@ make_users() {
 
 # Containers whose image is called like one of the words
 containers_of() {
-  docker ps --format '{{.Names}} {{.Image}}' 2>/dev/null | awk -v words="$1" '
+  { docker ps --format '{{.Names}} {{.Image}}' 2>/dev/null || true; } | awk -v words="$1" '
     { image = $2; sub(/[@:].*$/, "", image); sub(/^.*\//, "", image) } image ~ "^(" words ")" { print $1 }'
 }
 # The port of 127.0.0.1 that a container's port is published on
@@ -352,6 +352,15 @@ published() {
     0.0.0.0:* | '[::]:'*) note "$1 publishes port $2 on every address, past any firewall: publish it on 127.0.0.1 only" >&2 ;;
   esac
   printf '%s' "${address##*:}"
+}
+# container_at URL NAMES: the one of them whose Postgres is what the URL leads to
+container_at() {
+  local name port
+  [[ ${1##*@} =~ ^(localhost|127\.[0-9.]+|\[::1\])(:([0-9]+))?([/?]|$) ]] || return 0
+  port=${BASH_REMATCH[3]:-5432}
+  for name in $2; do
+    [ "$(published "$name" 5432 2>/dev/null)" != "$port" ] || { printf '%s' "$name" && return; }
+  done
 }
 container_env() { docker inspect -f '{{range .Config.Env}}{{println .}}{{end}}' "$1" | sed -n "s/^$2=//p" | head -n 1; }
 url_encode() {
@@ -365,15 +374,19 @@ url_encode() {
 
 find_services() {
   begin "Postgres and Redis"
-  local names user password port
+  local names known user password port
   admin_url=${answers[DATABASE_ADMIN_URL]:-} redis_url=${answers[REDIS_URL]:-}
   if command -v docker >/dev/null; then
     names=$(containers_of 'postgres|pgvector|postgis|timescaledb')
-    if [ -z "$admin_url$(get_setting "$reef_env" DATABASE_URL)${answers[DATABASE_URL]:-}" ]; then
+    known=${admin_url:-${answers[DATABASE_URL]:-$(get_setting "$reef_env" DATABASE_URL)}}
+    if [ -n "$known" ]; then
+      # Another container than the one whose database is in use would be an empty database in its place.
+      container=$(container_at "$known" "$names")
+    else
       [ "$(wc -w <<<"$names")" -le 1 ] || die "several containers look like Postgres (${names//$'\n'/, }): say DATABASE_ADMIN_URL in the answers file"
+      container=$names
     fi
-    container=${names%%$'\n'*}
-    if [ -n "$names" ] && [ -z "$admin_url" ]; then
+    if [ -n "$container" ] && [ -z "$admin_url" ]; then
       port=$(published "$container" 5432)
       user=$(container_env "$container" POSTGRES_USER)
       password=$(container_env "$container" POSTGRES_PASSWORD)
