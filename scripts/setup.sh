@@ -37,7 +37,7 @@ gateway_port=18789
 files_port=18790
 webroot=/var/www/letsencrypt
 
-dry_run=false firewall=true domain='' email='' answers_file='' ssh_port=''
+dry_run=false firewall=true domain='' old_domain='' email='' answers_file='' ssh_port=''
 step='' rights=0 changes=0
 missing=()
 changed_units=false changed_settings=false changed_gateway=false changed_site=false changed_jail=false
@@ -57,7 +57,7 @@ at_exit() {
 }
 trap 'at_exit $?' EXIT
 begin() {
-  step=$1
+  step=$1 owed=''
   printf '%s\n' "$step"
 }
 right() {
@@ -97,6 +97,18 @@ quiet() {
   return "$code"
 }
 
+# owes WHAT: the files written from now on call for it (a reload). True when an earlier run wrote some and died before it was
+# done: without this nobody would do it any more. A reboot does it as well, and forgets.
+owed=''
+owes() {
+  owed=/run/reef-setup-$1
+  [ -e "$owed" ]
+}
+pay() {
+  "$@"
+  rm -f "$owed"
+}
+
 # put_file PATH MODE TEXT: root's; true in `put` when it was not so before
 put=false
 put_file() {
@@ -110,6 +122,7 @@ put_file() {
 }
 write_file() {
   local half=$1.new
+  [ -z "$owed" ] || : >"$owed"
   mkdir -p "$(dirname "$1")"
   (umask 077 && printf '%s' "$3" >"$half")
   chmod "$2" "$half"
@@ -174,7 +187,7 @@ has_setting() { grep -q "^$1=." <<<"$settings"; }
 # default_setting NAME VALUE: only where the file has none
 default_setting() { has_setting "$1" || put_setting "$1" "$2"; }
 answer_setting() { [ -z "${answers[$1]:-}" ] || put_setting "$1" "${answers[$1]}"; }
-read_settings() { if [ -f "$1" ]; then settings=$(cat "$1")$'\n'; else settings=''; fi; }
+read_settings() { if [ -s "$1" ]; then settings=$(cat "$1")$'\n'; else settings=''; fi; }
 random_secret() { od -An -N"${1:-32}" -tx1 /dev/urandom | tr -d ' \n'; }
 
 # ---- Options ----
@@ -431,7 +444,8 @@ write_settings() {
   default_setting HOST 127.0.0.1
   default_setting TRUSTED_PROXIES 1
   if [ -n "$domain" ]; then
-    put_setting APP_URL "${answers[APP_URL]:-https://$domain}"
+    # One that was answered stays; one of our own making follows the domain.
+    case $(get_setting "$settings" APP_URL) in '' | "https://$old_domain") put_setting APP_URL "https://$domain" ;; esac
     default_setting MAIL_FROM "Reef <no-reply@$domain>"
   fi
   default_setting REDIS_PREFIX reef:
@@ -541,15 +555,15 @@ match_client() {
 }
 # The project's own archive; its key comes with the distribution's package.
 add_postgres_packages() {
-  local list=/etc/apt/sources.list.d/pgdg.list key=/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc
+  local list=/etc/apt/sources.list.d/pgdg.list key=/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc made=false
   dpkg-query -W postgresql-client-common >/dev/null 2>&1 || return 1
-  [ -e "$list" ] && return 1
   [ -e "$key" ] || DEBIAN_FRONTEND=noninteractive quiet apt-get -q -y --no-install-recommends install postgresql-common || return 1
   [ -e "$key" ] || return 1
-  echo "deb [signed-by=$key] https://apt.postgresql.org/pub/repos/apt $(of_system VERSION_CODENAME)-pgdg main" >"$list"
+  # One that is there may be the half of a run that was killed; another's is not ours to remove.
+  [ -e "$list" ] || { made=true && echo "deb [signed-by=$key] https://apt.postgresql.org/pub/repos/apt $(of_system VERSION_CODENAME)-pgdg main" >"$list"; }
   apt-get -q update -o Dir::Etc::sourcelist="$list" -o Dir::Etc::sourceparts=- -o APT::Get::List-Cleanup=0 -o APT::Update::Error-Mode=any \
     >/dev/null 2>&1 && apt-cache show "postgresql-client-$1" >/dev/null 2>&1 && return
-  rm -f "$list"
+  ! $made || rm -f "$list"
   return 1
 }
 
@@ -558,22 +572,24 @@ released() { if [ -e "$opt/current" ]; then echo "$opt/current"; else echo "$sou
 
 install_units() {
   begin "systemd"
-  local from file
+  local from file restart=false
   from=$(released)/systemd
   if [ ! -d "$from" ]; then
     lacks "systemd/ in this release: no process is started"
     return
   fi
+  if owes systemd; then changed_units=true; fi
   for file in "$from"/*.{service,timer,slice,target,path}; do
     [ -e "$file" ] || continue
     put_file "/etc/systemd/system/$(basename "$file")" 644 "$(cat "$file")"$'\n'
     $put && changed_units=true
   done
+  if $changed_units; then change "units loaded" pay systemctl daemon-reload; fi
   if [ -e "$from/journald-reef.conf" ]; then
+    if owes journald; then restart=true; fi
     put_file /etc/systemd/journald.conf.d/reef.conf 644 "$(cat "$from/journald-reef.conf")"$'\n'
-    if $put; then change "journald restarted" systemctl restart systemd-journald; fi
+    if $put || $restart; then change "journald restarted" pay systemctl restart systemd-journald; fi
   fi
-  if $changed_units; then change "units loaded" systemctl daemon-reload; fi
 }
 
 certificate_of() { echo "/etc/letsencrypt/live/$domain"; }
@@ -584,6 +600,7 @@ put_site() {
   from=$(released)/deploy/nginx
   if [ -e "$(certificate_of)/fullchain.pem" ]; then certificate=$(certificate_of); else certificate=$(own_certificate_of); fi
   local name
+  if owes nginx; then changed_site=true; fi
   for name in reef-http reef; do
     put_file "/etc/nginx/sites-available/$name.conf" 644 \
       "$(sed -e "s,/etc/letsencrypt/live/__DOMAIN__/,$certificate/," -e "s/__DOMAIN__/$domain/g" "$from/$name.conf")"$'\n'
@@ -610,12 +627,12 @@ set_up_nginx() {
   else
     change "a certificate of our own making for $domain, to begin with" make_certificate
   fi
+  put_site
   if [ "$(readlink -f /etc/nginx/sites-enabled/default 2>/dev/null)" = /etc/nginx/sites-available/default ]; then
     change "nginx's sample site taken off" rm /etc/nginx/sites-enabled/default
     changed_site=true
   fi
-  put_site
-  if $changed_site; then change "nginx reloaded" reload_nginx; fi
+  if $changed_site; then change "nginx reloaded" pay reload_nginx; fi
 }
 make_certificate() {
   local folder
@@ -641,7 +658,7 @@ get_certificate() {
   elif quiet certbot certonly --non-interactive --agree-tos --webroot -w "$webroot" -d "$domain" -m "$email" --keep-until-expiring; then
     change "certificate for $domain" true
     put_site
-    reload_nginx
+    pay reload_nginx
   else
     lacks "a certificate for $domain: certbot's words are above; when its name leads here and port 80 is open, run setup.sh again"
   fi
@@ -653,7 +670,8 @@ ssh_ports() {
     [ -z "$ssh_port" ] || echo "$ssh_port"
     if command -v sshd >/dev/null; then sshd -T 2>/dev/null | awk '$1 == "port" { print $2 }'; fi
     systemctl show ssh.socket -p Listen --value 2>/dev/null | sed -n 's/.*:\([0-9][0-9]*\) (Stream).*/\1/p'
-    ss -Hltnp | awk '/"sshd"/ { sub(/.*:/, "", $4); print $4 }'
+    # Not what it listens on for "ssh -R".
+    ss -Hltnp | awk '/"sshd"/ && $4 !~ /^(127\.|\[::1\])/ { sub(/.*:/, "", $4); print $4 }'
     # The connection that this runs in
     [ -z "${SSH_CONNECTION:-}" ] || echo "${SSH_CONNECTION##* }"
   } | sort -un
@@ -673,7 +691,7 @@ set_up_firewall() {
   rules=$(ufw show added 2>/dev/null || true)
   # SSH first: whoever sets this up must get in again.
   for port in $ports 80 443; do
-    if grep -qx "ufw allow $port/tcp" <<<"$rules"; then
+    if grep -qxE "ufw (allow|limit) $port/tcp" <<<"$rules"; then
       right "port $port open"
     else
       change "port $port open" quiet ufw allow "$port/tcp"
@@ -702,12 +720,13 @@ set_up_jail() {
   local from
   from=$(released)/deploy/fail2ban
   [ -d "$from" ] || from=$source_dir/deploy/fail2ban
+  if owes fail2ban; then changed_jail=true; fi
   put_file /etc/fail2ban/filter.d/reef-signin.conf 644 "$(cat "$from/reef-signin.conf")"$'\n'
   $put && changed_jail=true
   put_file /etc/fail2ban/jail.d/reef.local 644 "$(cat "$from/reef.local")"$'\n'
   $put && changed_jail=true
   if $changed_jail || ! systemctl is-active --quiet fail2ban; then
-    change "fail2ban started with it" quiet systemctl restart fail2ban
+    change "fail2ban started with it" pay quiet systemctl restart fail2ban
   else
     right "fail2ban runs"
   fi
@@ -814,8 +833,15 @@ main() {
   read_answers
   check_machine
   [ -r "$source_dir/package-lock.json" ] || die "run it from a whole copy of the source"
+  if ! $dry_run; then
+    # The same as deploy.sh's: both restart the processes one after the other.
+    mkdir -p "$opt"
+    exec 9>>"$opt/deploy.lock"
+    flock --wait 5 9 || die "another setup.sh or a deploy is at work: try again in a moment"
+  fi
   read_settings "$etc/setup.env"
-  domain=${domain:-$(get_setting "$settings" DOMAIN)}
+  old_domain=$(get_setting "$settings" DOMAIN)
+  domain=${domain:-$old_domain}
   email=${email:-$(get_setting "$settings" CERTIFICATE_EMAIL)}
   read_settings "$etc/reef.env"
   reef_env=$settings
