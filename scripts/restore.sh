@@ -18,8 +18,8 @@ Restores a backup: the database, the gateway's files and, where asked for, the s
                                         newest one before TIME)
   restore.sh --yes --drop-old           removes what earlier restores have put aside
 
-  --identity FILE  also restores the secrets (/etc/reef), with this age identity. DATABASE_URL and REDIS_URL stay those of
-                   this server. Without it the secrets of this server stay as they are
+  --identity FILE  also restores the secrets (/etc/reef), with this age identity. DATABASE_URL, REDIS_URL and
+                   BACKUP_POSTGRES_CONTAINER stay those of this server. Without it the secrets of this server stay as they are
   --no-services    starts and stops nothing (there is no systemd here): you have stopped Reef, and will start it
 
 A moment between two backups can't be restored: that needs WAL archiving (PITR) at the service that brings Postgres.
@@ -345,10 +345,10 @@ restore_secrets() {
   local file line
   # This server's own services have logins of their own.
   while IFS= read -r -d '' file; do
-    for line in DATABASE_URL REDIS_URL; do
+    for line in DATABASE_URL REDIS_URL BACKUP_POSTGRES_CONTAINER; do
       grep -q "^$line=" "$file" || continue
       grep -v "^$line=" "$file" >"$file.new" || true
-      { grep -h "^$line=" "$etc/${file#"$etc.restoring/"}" 2>/dev/null || printf '%s=%s\n' "$line" "${!line-}"; } >>"$file.new"
+      { grep -h "^$line=" "$etc/${file#"$etc.restoring/"}" 2>/dev/null || [ -z "${!line-}" ] || printf '%s=%s\n' "$line" "${!line}"; } >>"$file.new"
       mv "$file.new" "$file"
     done
   done < <(find "$etc.restoring" -name '*.env' -print0)
