@@ -329,13 +329,15 @@ upgrade_gateway() {
 
 # What a deploy does not do by itself.
 tell_rest() {
-  local wanted
+  local wanted what
   wanted=$(wanted_openclaw "$target")
   if [ -n "$wanted" ] && [ "$wanted" != "$(current_openclaw)" ] && [ -z "$gateway" ]; then
     say "note: $target is made for OpenClaw $wanted, $(current_openclaw) runs: deploy.sh --resume --gateway"
   fi
-  [ -z "$from" ] || diff -rq "$RELEASES/$from/deploy/nginx" "$RELEASES/$target/deploy/nginx" >/dev/null 2>&1 ||
-    say "note: deploy/nginx changed: scripts/setup.sh puts it in place"
+  for what in deploy/nginx deploy/fail2ban systemd/journald-reef.conf scripts/reef; do
+    [ -z "$from" ] || diff -rq "$RELEASES/$from/$what" "$RELEASES/$target/$what" >/dev/null 2>&1 ||
+      say "note: $what changed: scripts/setup.sh puts it in place"
+  done
 }
 
 # ---- What is asked for ----

@@ -224,13 +224,15 @@ read_answers() {
   [ -n "$answers_file" ] || return 0
   [ -r "$answers_file" ] || die "$answers_file can't be read" 2
   case $(stat -c %a "$answers_file") in *00) ;; *) die "$answers_file holds secrets and others may read it: chmod 600 $answers_file" 2 ;; esac
-  local text line name
+  local text line name n=0
   text=$(cat "$answers_file")
   while IFS= read -r line; do
+    n=$((n + 1))
     [[ $line =~ ^[[:space:]]*(#|$) ]] && continue
     name=${line%%=*}
-    { [[ $line == *=* ]] && is_setting "$name"; } ||
-      die "$answers_file: the line that begins with \"${name:0:40}\" is no setting (see .env.example)" 2
+    # Not shown: it may be the second line of a secret.
+    [[ $line == *=* && $name =~ ^[A-Z_]+$ ]] || die "$answers_file: line $n is not NAME=value (a value is one line)" 2
+    is_setting "$name" || die "$answers_file: ${name:0:40} is no setting (see .env.example)" 2
     answers[$name]=$(get_setting "$line" "$name")
   done <<<"$text"
   domain=${domain:-${answers[DOMAIN]:-}}
