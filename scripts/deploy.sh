@@ -423,7 +423,9 @@ main() {
     show_plan
     exit 0
   fi
-  exec 9>"$REEF/deploy.lock"
+  exec 9>>"$REEF/deploy.lock"
+  # Whoever can open it can hold it.
+  chmod 600 "$REEF/deploy.lock"
   flock --wait 5 9 || { say "another deploy is at work, or what one left behind: try again in a moment" && exit 75; }
   unpacked=""
   trap '[ -z "$unpacked" ] || rm -rf "$unpacked"' EXIT

@@ -745,7 +745,8 @@ wanted_units() {
     reef-api@1.service reef-api@2.service; do
     if [ -e "$from/${unit/@*./@.}" ]; then echo "$unit"; fi
   done
-  for unit in "$from"/reef-*.timer; do
+  # The release's: one that was returned from may have left others, whose jobs are gone with it.
+  for unit in "$(released)"/systemd/reef-*.timer; do
     if [ -e "$unit" ]; then basename "$unit"; fi
   done
 }
@@ -839,6 +840,7 @@ main() {
     # The same as deploy.sh's: both restart the processes one after the other.
     mkdir -p "$opt"
     exec 9>>"$opt/deploy.lock"
+    chmod 600 "$opt/deploy.lock"
     flock --wait 5 9 || die "another setup.sh or a deploy is at work: try again in a moment"
   fi
   read_settings "$etc/setup.env"
