@@ -239,6 +239,8 @@ check() {
   schema=$(sed -n 's/^  "schema": "\(.*\)",$/\1/p' "$from/manifest.json")
   [ -f "$root/src/db/migrations/$schema" ] || die "the backup is of a newer release (it has $schema): deploy that one first"
   [ -e "$from/gateways/$GATEWAY_ID/state.tar" ] || die "the backup has no gateway $GATEWAY_ID"
+  # Found out at the swap it would leave the restored database beside the old files.
+  ! mountpoint -q "$gateway" || die "$gateway is a mount point and can't be put aside: mount its volume one folder above"
   if [ -n "$identity" ]; then
     [ -e "$from/secrets.tar.age" ] || die "the backup has no secrets"
     age --decrypt --identity "$identity" "$from/secrets.tar.age" | tar --list >/dev/null || die "this identity does not open the secrets"
