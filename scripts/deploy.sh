@@ -161,20 +161,26 @@ check_release() {
 
 # ---- Changing over ----
 
+# The units of release $1. Timers that the other release, $2, does not have begin; those that only it has end: they would
+# fail for ever, for want of their job. Reloaded each time: one that died in between has written, and not reloaded.
 install_units() {
-  local file name changed="" new_timers=()
+  local file name changed="" new=() gone=()
   for file in "$RELEASES/$1"/systemd/*.{service,timer,path,slice,target}; do
     [ -e "$file" ] || continue
     name=$(basename "$file")
+    [ "${name%.timer}" = "$name" ] || [ -e "$RELEASES/$2/systemd/$name" ] || new+=("$name")
     cmp -s "$file" "$UNITS/$name" && continue
-    [ "${name%.timer}" = "$name" ] || [ -e "$UNITS/$name" ] || new_timers+=("$name")
     install -m 644 "$file" "$UNITS/$name" || return 1
     changed="$changed $name"
   done
-  [ -n "$changed" ] || return 0
-  say "units changed:$changed"
+  for file in "$RELEASES/$2"/systemd/*.timer; do
+    name=$(basename "$file")
+    [ ! -e "$file" ] || [ -e "$RELEASES/$1/systemd/$name" ] || gone+=("$name")
+  done
+  [ -z "$changed" ] || say "units changed:$changed"
   service daemon-reload || return 1
-  [ ${#new_timers[@]} -eq 0 ] || service enable --now "${new_timers[@]}"
+  [ ${#new[@]} -eq 0 ] || service enable --now "${new[@]}" || return 1
+  [ ${#gone[@]} -eq 0 ] || service disable --now "${gone[@]}" || true
 }
 
 # A link that always leads somewhere.
@@ -238,13 +244,13 @@ roll() {
   done
 }
 
-change_over() { install_units "$1" && point current "releases/$1" && roll "$1"; }
+change_over() { install_units "$1" "$2" && point current "releases/$1" && roll "$1"; }
 
 # Makes everything run `target`; if that fails, `from` again.
 change() {
   run_job "$target" src/jobs/migrate.ts || end 1 "the migrations of $target failed (above); every process runs what it ran."
   printf '%s %s\n' "$from" "$target" >"$STATE"
-  if change_over "$target"; then
+  if change_over "$target" "${from:-$target}"; then
     [ "$from" = "$target" ] || [ -z "$from" ] || point previous "releases/$from"
     rm -f "$STATE"
     return
@@ -254,20 +260,24 @@ change() {
   fi
   printf '%s %s\n' "$from" "$from" >"$STATE"
   say "$target does not serve: returning to $from"
-  change_over "$from" || end 2 "neither $target nor $from serves: see journalctl -u 'reef-api@*', then deploy.sh --resume or --back."
+  change_over "$from" "$target" || end 2 "neither $target nor $from serves: see journalctl -u 'reef-api@*', then deploy.sh --resume or --back."
   rm -f "$STATE"
   end 1 "$target did not become ready; every process runs $from again."
 }
 
 # Releases beyond the newest $keep go, never one that is linked or runs.
 prune() {
-  local used name kept=0
+  local used name n kept=0
   used=" $(current) $(previous) $(for n in $(processes); do release_of "reef-api@$n"; done | tr '\n' ' ') "
+  # A gateway stands in the folder that was current when it started, and no deploy starts it again.
+  used+="$(for n in $(gateways); do release_of "reef-gateway@$n"; done | tr '\n' ' ') "
   for name in $(cd "$RELEASES" && ls -1t); do
     kept=$((kept + 1))
     if [ "$kept" -le "$keep" ] || [[ $used == *" $name "* ]]; then continue; fi
     say "removing $name"
-    rm -rf "${RELEASES:?}/$name"
+    # Half removed it must not be taken for a release, if it is deployed once more.
+    mv "$RELEASES/$name" "$RELEASES/.new-$name"
+    rm -rf "$RELEASES/.new-$name"
   done
 }
 
@@ -319,13 +329,15 @@ upgrade_gateway() {
 
 # What a deploy does not do by itself.
 tell_rest() {
-  local wanted
+  local wanted what
   wanted=$(wanted_openclaw "$target")
   if [ -n "$wanted" ] && [ "$wanted" != "$(current_openclaw)" ] && [ -z "$gateway" ]; then
     say "note: $target is made for OpenClaw $wanted, $(current_openclaw) runs: deploy.sh --resume --gateway"
   fi
-  [ -z "$from" ] || diff -rq "$RELEASES/$from/deploy/nginx" "$RELEASES/$target/deploy/nginx" >/dev/null 2>&1 ||
-    say "note: deploy/nginx changed: scripts/setup.sh puts it in place"
+  for what in deploy/nginx deploy/fail2ban systemd/journald-reef.conf scripts/reef; do
+    [ -z "$from" ] || diff -rq "$RELEASES/$from/$what" "$RELEASES/$target/$what" >/dev/null 2>&1 ||
+      say "note: $what changed: scripts/setup.sh puts it in place"
+  done
 }
 
 # ---- What is asked for ----
@@ -411,7 +423,9 @@ main() {
     show_plan
     exit 0
   fi
-  exec 9>"$REEF/deploy.lock"
+  exec 9>>"$REEF/deploy.lock"
+  # Whoever can open it can hold it.
+  chmod 600 "$REEF/deploy.lock"
   flock --wait 5 9 || { say "another deploy is at work, or what one left behind: try again in a moment" && exit 75; }
   unpacked=""
   trap '[ -z "$unpacked" ] || rm -rf "$unpacked"' EXIT

@@ -42,10 +42,11 @@ die() {
 }
 say() { echo "placeRelease.sh: $1" >&2; }
 
-# The source as an archive that is the same wherever and whenever it is made.
+# The source as an archive that is the same wherever and whenever it is made. Everybody may read a release: settings, and
+# answers for setup.sh, stay outside.
 pack() {
   tar -C "$source" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=u+rw,go=rX \
-    --exclude=./node_modules --exclude=./.git --exclude=./.data --exclude=./.env --exclude='./*.log' -cf - .
+    --exclude=./node_modules --exclude=./.git --exclude=./.data --exclude='./*.env' --exclude='./*.log' -cf - .
 }
 release_version() {
   local number digest

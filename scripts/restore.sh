@@ -18,8 +18,8 @@ Restores a backup: the database, the gateway's files and, where asked for, the s
                                         newest one before TIME)
   restore.sh --yes --drop-old           removes what earlier restores have put aside
 
-  --identity FILE  also restores the secrets (/etc/reef), with this age identity. DATABASE_URL and REDIS_URL stay those of
-                   this server. Without it the secrets of this server stay as they are
+  --identity FILE  also restores the secrets (/etc/reef), with this age identity. DATABASE_URL, REDIS_URL and
+                   BACKUP_POSTGRES_CONTAINER stay those of this server. Without it the secrets of this server stay as they are
   --no-services    starts and stops nothing (there is no systemd here): you have stopped Reef, and will start it
 
 A moment between two backups can't be restored: that needs WAL archiving (PITR) at the service that brings Postgres.
@@ -66,7 +66,11 @@ read_env_file() {
   while IFS= read -r line || [ -n "$line" ]; do
     [[ $line =~ ^[[:space:]]*([A-Za-z_][A-Za-z0-9_]*)=(.*)$ ]] || continue
     name=${BASH_REMATCH[1]} value=${BASH_REMATCH[2]}
-    case $value in \"*\" | \'*\') value=${value:1:-1} ;; esac
+    case $value in
+      \'*\') value=${value:1:-1} ;;
+      # As setup.sh writes it, and systemd reads it.
+      \"*\") value=$(printf '%s' "${value:1:-1}" | sed 's/\\\(["\\$`]\)/\1/g') ;;
+    esac
     [ -z "${!name-}" ] || continue
     export "$name=$value"
     names_read+=("$name")
@@ -79,6 +83,9 @@ read_settings() {
   : "${GATEWAY_ID:=main}" "${BACKUP_DIR:=/var/backups/reef}"
   read_env_file "$etc/gateways/$GATEWAY_ID.env"
 }
+# A run that was killed between the two moves of restore_secrets has left none: then the old ones are those of this server.
+aside=("$etc".before-*)
+if [ ! -e "$etc" ] && [ ${#aside[@]} -gt 0 ]; then mv -T "${aside[-1]}" "$etc"; fi
 read_settings
 export GATEWAY_ID BACKUP_DIR RESTIC_CACHE_DIR="$BACKUP_DIR/.restic-cache"
 [ -n "${DATABASE_URL-}" ] || die "DATABASE_URL is missing: run as root on the server, or give the settings. See --help" 2
@@ -230,8 +237,10 @@ check() {
   say "checking $from"
   (cd "$from" && sha256sum --check --strict --quiet SHA256SUMS) || die "$from is damaged (above): take another (--list)"
   schema=$(sed -n 's/^  "schema": "\(.*\)",$/\1/p' "$from/manifest.json")
-  [ -e "$root/src/db/migrations/$schema" ] || die "the backup is of a newer release (it has $schema): deploy that one first"
+  [ -f "$root/src/db/migrations/$schema" ] || die "the backup is of a newer release (it has $schema): deploy that one first"
   [ -e "$from/gateways/$GATEWAY_ID/state.tar" ] || die "the backup has no gateway $GATEWAY_ID"
+  # Found out at the swap it would leave the restored database beside the old files.
+  ! mountpoint -q "$gateway" || die "$gateway is a mount point and can't be put aside: mount its volume one folder above"
   if [ -n "$identity" ]; then
     [ -e "$from/secrets.tar.age" ] || die "the backup has no secrets"
     age --decrypt --identity "$identity" "$from/secrets.tar.age" | tar --list >/dev/null || die "this identity does not open the secrets"
@@ -248,12 +257,20 @@ instances() {
 stop_services() {
   [ "$services" = yes ] || return 0
   command -v systemctl >/dev/null || die "there is no systemd here: stop Reef and use --no-services"
+  # A deploy, or setup.sh, would start the API in the middle of it.
+  if [ -d /opt/reef ]; then
+    exec 8>>/opt/reef/deploy.lock
+    flock -w 10 8 || die "a deploy is at work: try again when it has ended"
+  fi
   say "stopping the timers, the API, the gateway"
+  stopped=yes
   systemctl stop 'reef-*.timer'
   local job
   for job in backup verify-backup check-health sleep-inactive remove-expired reconcile-billing run-canary prune-logs; do
     systemctl stop "reef-$job.service" 2>/dev/null || true
   done
+  # A wish to restart the gateway that is being fulfilled would start it again.
+  systemctl stop 'reef-restart-gateway@*'
   systemctl stop 'reef-api@*.service'
   systemctl stop 'reef-files@*.service' 'reef-gateway@*.service'
   systemctl stop reef.target
@@ -266,6 +283,7 @@ start_services() {
   # shellcheck disable=SC2046
   systemctl start $(instances api reef-api)
   systemctl start reef.target
+  stopped=no
   say "verifying"
   "$root/scripts/bun" "$root/src/jobs/verify.ts" || exit 3
 }
@@ -278,6 +296,7 @@ load_database() {
 select pg_terminate_backend(pid) from pg_stat_activity where datname = :'restoring';
 drop database if exists :"restoring";
 create database :"restoring" owner :"owner" template template0 encoding 'UTF8';
+revoke all on database :"restoring" from public;
 SQL
   run_pg pg_restore "$major" --exit-on-error --no-owner --no-privileges --no-password --dbname="$restoring" <"$from/database.dump"
 }
@@ -324,19 +343,19 @@ restore_secrets() {
   rm -rf "$etc.restoring"
   mkdir -p "$etc.restoring"
   age --decrypt --identity "$identity" "$from/secrets.tar.age" | tar --extract --no-same-owner --directory="$etc.restoring"
-  chmod 0755 "$etc.restoring"
+  chmod 0700 "$etc.restoring"
   local file line
   # This server's own services have logins of their own.
   while IFS= read -r -d '' file; do
-    for line in DATABASE_URL REDIS_URL; do
+    for line in DATABASE_URL REDIS_URL BACKUP_POSTGRES_CONTAINER; do
       grep -q "^$line=" "$file" || continue
       grep -v "^$line=" "$file" >"$file.new" || true
-      { grep -h "^$line=" "$etc/${file#"$etc.restoring/"}" 2>/dev/null || printf '%s=%s\n' "$line" "${!line-}"; } >>"$file.new"
+      { grep -h "^$line=" "$etc/${file#"$etc.restoring/"}" 2>/dev/null || [ -z "${!line-}" ] || printf '%s=%s\n' "$line" "${!line}"; } >>"$file.new"
       mv "$file.new" "$file"
     done
   done < <(find "$etc.restoring" -name '*.env' -print0)
   [ ! -e "$etc" ] || mv "$etc" "$etc.before-$stamp"
-  mv "$etc.restoring" "$etc"
+  mv -T "$etc.restoring" "$etc"
   # What follows works with what is in force now.
   [ ${#names_read[@]} -eq 0 ] || unset "${names_read[@]}"
   read_settings
@@ -344,7 +363,7 @@ restore_secrets() {
 drop_old() {
   local name path
   find_admin
-  for name in $(as_admin <<<"select datname from pg_database where starts_with(datname, :'database' || '_before_')"); do
+  for name in $(as_admin <<<"select datname from pg_database where starts_with(datname, :'database' || '_before_') and datname ~ '_before_[0-9]{8}T[0-9]{9}$'"); do
     say "dropping the database $name"
     as_admin --set=old="$name" <<<'drop database :"old";' >/dev/null
   done
@@ -368,7 +387,12 @@ choose
 mkdir -p "$BACKUP_DIR/in-use"
 mark="$BACKUP_DIR/in-use/$(basename "$from").$$"
 : >"$mark"
-trap 'rm -f "$mark"' EXIT
+stopped=no
+at_exit() {
+  rm -f "$mark"
+  [ $stopped = no ] || say "Reef stands still: the same command again does all of it (before the swap also: systemctl start reef.target)" >&2
+}
+trap at_exit EXIT
 check
 say "$(basename "$from"), schema $schema → database $database (Postgres $major), folder $gateway${identity:+, secrets $etc}"
 if [ "$dry" = yes ]; then say "a dry run: nothing was changed"; exit 0; fi

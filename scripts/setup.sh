@@ -37,7 +37,7 @@ gateway_port=18789
 files_port=18790
 webroot=/var/www/letsencrypt
 
-dry_run=false firewall=true domain='' email='' answers_file='' ssh_port=''
+dry_run=false firewall=true domain='' old_domain='' email='' answers_file='' ssh_port=''
 step='' rights=0 changes=0
 missing=()
 changed_units=false changed_settings=false changed_gateway=false changed_site=false changed_jail=false
@@ -57,7 +57,7 @@ at_exit() {
 }
 trap 'at_exit $?' EXIT
 begin() {
-  step=$1
+  step=$1 owed=''
   printf '%s\n' "$step"
 }
 right() {
@@ -97,6 +97,18 @@ quiet() {
   return "$code"
 }
 
+# owes WHAT: the files written from now on call for it (a reload). True when an earlier run wrote some and died before it was
+# done: without this nobody would do it any more. A reboot does it as well, and forgets.
+owed=''
+owes() {
+  owed=/run/reef-setup-$1
+  [ -e "$owed" ]
+}
+pay() {
+  "$@"
+  rm -f "$owed"
+}
+
 # put_file PATH MODE TEXT: root's; true in `put` when it was not so before
 put=false
 put_file() {
@@ -110,6 +122,7 @@ put_file() {
 }
 write_file() {
   local half=$1.new
+  [ -z "$owed" ] || : >"$owed"
   mkdir -p "$(dirname "$1")"
   (umask 077 && printf '%s' "$3" >"$half")
   chmod "$2" "$half"
@@ -174,7 +187,7 @@ has_setting() { grep -q "^$1=." <<<"$settings"; }
 # default_setting NAME VALUE: only where the file has none
 default_setting() { has_setting "$1" || put_setting "$1" "$2"; }
 answer_setting() { [ -z "${answers[$1]:-}" ] || put_setting "$1" "${answers[$1]}"; }
-read_settings() { if [ -f "$1" ]; then settings=$(cat "$1")$'\n'; else settings=''; fi; }
+read_settings() { if [ -s "$1" ]; then settings=$(cat "$1")$'\n'; else settings=''; fi; }
 random_secret() { od -An -N"${1:-32}" -tx1 /dev/urandom | tr -d ' \n'; }
 
 # ---- Options ----
@@ -211,13 +224,15 @@ read_answers() {
   [ -n "$answers_file" ] || return 0
   [ -r "$answers_file" ] || die "$answers_file can't be read" 2
   case $(stat -c %a "$answers_file") in *00) ;; *) die "$answers_file holds secrets and others may read it: chmod 600 $answers_file" 2 ;; esac
-  local text line name
+  local text line name n=0
   text=$(cat "$answers_file")
   while IFS= read -r line; do
+    n=$((n + 1))
     [[ $line =~ ^[[:space:]]*(#|$) ]] && continue
     name=${line%%=*}
-    { [[ $line == *=* ]] && is_setting "$name"; } ||
-      die "$answers_file: the line that begins with \"${name:0:40}\" is no setting (see .env.example)" 2
+    # Not shown: it may be the second line of a secret.
+    [[ $line == *=* && $name =~ ^[A-Z_]+$ ]] || die "$answers_file: line $n is not NAME=value (a value is one line)" 2
+    is_setting "$name" || die "$answers_file: ${name:0:40} is no setting (see .env.example)" 2
     answers[$name]=$(get_setting "$line" "$name")
   done <<<"$text"
   domain=${domain:-${answers[DOMAIN]:-}}
@@ -340,7 +355,7 @@ make_users() {
 
 # Containers whose image is called like one of the words
 containers_of() {
-  docker ps --format '{{.Names}} {{.Image}}' 2>/dev/null | awk -v words="$1" '
+  { docker ps --format '{{.Names}} {{.Image}}' 2>/dev/null || true; } | awk -v words="$1" '
     { image = $2; sub(/[@:].*$/, "", image); sub(/^.*\//, "", image) } image ~ "^(" words ")" { print $1 }'
 }
 # The port of 127.0.0.1 that a container's port is published on
@@ -352,6 +367,15 @@ published() {
     0.0.0.0:* | '[::]:'*) note "$1 publishes port $2 on every address, past any firewall: publish it on 127.0.0.1 only" >&2 ;;
   esac
   printf '%s' "${address##*:}"
+}
+# container_at URL NAMES: the one of them whose Postgres is what the URL leads to
+container_at() {
+  local name port
+  [[ ${1##*@} =~ ^(localhost|127\.[0-9.]+|\[::1\])(:([0-9]+))?([/?]|$) ]] || return 0
+  port=${BASH_REMATCH[3]:-5432}
+  for name in $2; do
+    [ "$(published "$name" 5432 2>/dev/null)" != "$port" ] || { printf '%s' "$name" && return; }
+  done
 }
 container_env() { docker inspect -f '{{range .Config.Env}}{{println .}}{{end}}' "$1" | sed -n "s/^$2=//p" | head -n 1; }
 url_encode() {
@@ -365,15 +389,19 @@ url_encode() {
 
 find_services() {
   begin "Postgres and Redis"
-  local names user password port
+  local names known user password port
   admin_url=${answers[DATABASE_ADMIN_URL]:-} redis_url=${answers[REDIS_URL]:-}
   if command -v docker >/dev/null; then
     names=$(containers_of 'postgres|pgvector|postgis|timescaledb')
-    if [ -z "$admin_url$(get_setting "$reef_env" DATABASE_URL)${answers[DATABASE_URL]:-}" ]; then
+    known=${admin_url:-${answers[DATABASE_URL]:-$(get_setting "$reef_env" DATABASE_URL)}}
+    if [ -n "$known" ]; then
+      # Another container than the one whose database is in use would be an empty database in its place.
+      container=$(container_at "$known" "$names")
+    else
       [ "$(wc -w <<<"$names")" -le 1 ] || die "several containers look like Postgres (${names//$'\n'/, }): say DATABASE_ADMIN_URL in the answers file"
+      container=$names
     fi
-    container=${names%%$'\n'*}
-    if [ -n "$names" ] && [ -z "$admin_url" ]; then
+    if [ -n "$container" ] && [ -z "$admin_url" ]; then
       port=$(published "$container" 5432)
       user=$(container_env "$container" POSTGRES_USER)
       password=$(container_env "$container" POSTGRES_PASSWORD)
@@ -418,7 +446,8 @@ write_settings() {
   default_setting HOST 127.0.0.1
   default_setting TRUSTED_PROXIES 1
   if [ -n "$domain" ]; then
-    put_setting APP_URL "${answers[APP_URL]:-https://$domain}"
+    # One that was answered stays; one of our own making follows the domain.
+    case $(get_setting "$settings" APP_URL) in '' | "https://$old_domain") put_setting APP_URL "https://$domain" ;; esac
     default_setting MAIL_FROM "Reef <no-reply@$domain>"
   fi
   default_setting REDIS_PREFIX reef:
@@ -528,15 +557,15 @@ match_client() {
 }
 # The project's own archive; its key comes with the distribution's package.
 add_postgres_packages() {
-  local list=/etc/apt/sources.list.d/pgdg.list key=/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc
+  local list=/etc/apt/sources.list.d/pgdg.list key=/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc made=false
   dpkg-query -W postgresql-client-common >/dev/null 2>&1 || return 1
-  [ -e "$list" ] && return 1
   [ -e "$key" ] || DEBIAN_FRONTEND=noninteractive quiet apt-get -q -y --no-install-recommends install postgresql-common || return 1
   [ -e "$key" ] || return 1
-  echo "deb [signed-by=$key] https://apt.postgresql.org/pub/repos/apt $(of_system VERSION_CODENAME)-pgdg main" >"$list"
+  # One that is there may be the half of a run that was killed; another's is not ours to remove.
+  [ -e "$list" ] || { made=true && echo "deb [signed-by=$key] https://apt.postgresql.org/pub/repos/apt $(of_system VERSION_CODENAME)-pgdg main" >"$list"; }
   apt-get -q update -o Dir::Etc::sourcelist="$list" -o Dir::Etc::sourceparts=- -o APT::Get::List-Cleanup=0 -o APT::Update::Error-Mode=any \
     >/dev/null 2>&1 && apt-cache show "postgresql-client-$1" >/dev/null 2>&1 && return
-  rm -f "$list"
+  ! $made || rm -f "$list"
   return 1
 }
 
@@ -545,22 +574,24 @@ released() { if [ -e "$opt/current" ]; then echo "$opt/current"; else echo "$sou
 
 install_units() {
   begin "systemd"
-  local from file
+  local from file restart=false
   from=$(released)/systemd
   if [ ! -d "$from" ]; then
     lacks "systemd/ in this release: no process is started"
     return
   fi
+  if owes systemd; then changed_units=true; fi
   for file in "$from"/*.{service,timer,slice,target,path}; do
     [ -e "$file" ] || continue
     put_file "/etc/systemd/system/$(basename "$file")" 644 "$(cat "$file")"$'\n'
     $put && changed_units=true
   done
+  if $changed_units; then change "units loaded" pay systemctl daemon-reload; fi
   if [ -e "$from/journald-reef.conf" ]; then
+    if owes journald; then restart=true; fi
     put_file /etc/systemd/journald.conf.d/reef.conf 644 "$(cat "$from/journald-reef.conf")"$'\n'
-    if $put; then change "journald restarted" systemctl restart systemd-journald; fi
+    if $put || $restart; then change "journald restarted" pay systemctl restart systemd-journald; fi
   fi
-  if $changed_units; then change "units loaded" systemctl daemon-reload; fi
 }
 
 certificate_of() { echo "/etc/letsencrypt/live/$domain"; }
@@ -573,6 +604,7 @@ put_site() {
   local name no_ipv6=()
   # nginx does not start with an address of a kind that the kernel has not.
   [ -e /proc/net/if_inet6 ] || no_ipv6=(-e '/listen \[::\]/d')
+  if owes nginx; then changed_site=true; fi
   for name in reef-http reef; do
     put_file "/etc/nginx/sites-available/$name.conf" 644 \
       "$(sed -e "s,/etc/letsencrypt/live/__DOMAIN__/,$certificate/," -e "s/__DOMAIN__/$domain/g" "${no_ipv6[@]}" "$from/$name.conf")"$'\n'
@@ -599,12 +631,31 @@ set_up_nginx() {
   else
     change "a certificate of our own making for $domain, to begin with" make_certificate
   fi
+  put_site
+  raise_limits
   if [ "$(readlink -f /etc/nginx/sites-enabled/default 2>/dev/null)" = /etc/nginx/sites-available/default ]; then
     change "nginx's sample site taken off" rm /etc/nginx/sites-enabled/default
     changed_site=true
   fi
-  put_site
-  if $changed_site; then change "nginx reloaded" reload_nginx; fi
+  if $changed_site; then change "nginx reloaded" pay reload_nginx; fi
+}
+raise_connections() {
+  : >"$owed"
+  sed -i 's/worker_connections 768;/worker_connections 8192;/' "$1"
+}
+# A chat takes two connections of a worker for as long as it is open: with the distribution's 768 (and 1024 files) the fourth
+# hundred of a worker's chats is refused.
+raise_limits() {
+  local main=/etc/nginx/nginx.conf
+  if grep -qs 'worker_connections 768;' "$main"; then
+    change "nginx takes 8192 connections in each worker" raise_connections "$main"
+    changed_site=true
+  fi
+  if ! grep -qs '^ *worker_rlimit_nofile' "$main"; then
+    put_file /etc/nginx/modules-enabled/90-reef.conf 644 $'worker_rlimit_nofile 16384;\n'
+    $put && changed_site=true
+  fi
+  return 0
 }
 make_certificate() {
   local folder
@@ -630,7 +681,7 @@ get_certificate() {
   elif quiet certbot certonly --non-interactive --agree-tos --webroot -w "$webroot" -d "$domain" -m "$email" --keep-until-expiring; then
     change "certificate for $domain" true
     put_site
-    reload_nginx
+    pay reload_nginx
   else
     lacks "a certificate for $domain: certbot's words are above; when its name leads here and port 80 is open, run setup.sh again"
   fi
@@ -642,7 +693,8 @@ ssh_ports() {
     [ -z "$ssh_port" ] || echo "$ssh_port"
     if command -v sshd >/dev/null; then sshd -T 2>/dev/null | awk '$1 == "port" { print $2 }'; fi
     systemctl show ssh.socket -p Listen --value 2>/dev/null | sed -n 's/.*:\([0-9][0-9]*\) (Stream).*/\1/p'
-    ss -Hltnp | awk '/"sshd"/ { sub(/.*:/, "", $4); print $4 }'
+    # Not what it listens on for "ssh -R".
+    ss -Hltnp | awk '/"sshd"/ && $4 !~ /^(127\.|\[::1\])/ { sub(/.*:/, "", $4); print $4 }'
     # The connection that this runs in
     [ -z "${SSH_CONNECTION:-}" ] || echo "${SSH_CONNECTION##* }"
   } | sort -un
@@ -662,7 +714,7 @@ set_up_firewall() {
   rules=$(ufw show added 2>/dev/null || true)
   # SSH first: whoever sets this up must get in again.
   for port in $ports 80 443; do
-    if grep -qx "ufw allow $port/tcp" <<<"$rules"; then
+    if grep -qxE "ufw (allow|limit) $port/tcp" <<<"$rules"; then
       right "port $port open"
     else
       change "port $port open" quiet ufw allow "$port/tcp"
@@ -691,12 +743,13 @@ set_up_jail() {
   local from
   from=$(released)/deploy/fail2ban
   [ -d "$from" ] || from=$source_dir/deploy/fail2ban
+  if owes fail2ban; then changed_jail=true; fi
   put_file /etc/fail2ban/filter.d/reef-signin.conf 644 "$(cat "$from/reef-signin.conf")"$'\n'
   $put && changed_jail=true
   put_file /etc/fail2ban/jail.d/reef.local 644 "$(cat "$from/reef.local")"$'\n'
   $put && changed_jail=true
   if $changed_jail || ! systemctl is-active --quiet fail2ban; then
-    change "fail2ban started with it" quiet systemctl restart fail2ban
+    change "fail2ban started with it" pay quiet systemctl restart fail2ban
   else
     right "fail2ban runs"
   fi
@@ -713,7 +766,8 @@ wanted_units() {
     reef-api@1.service reef-api@2.service; do
     if [ -e "$from/${unit/@*./@.}" ]; then echo "$unit"; fi
   done
-  for unit in "$from"/reef-*.timer; do
+  # The release's: one that was returned from may have left others, whose jobs are gone with it.
+  for unit in "$(released)"/systemd/reef-*.timer; do
     if [ -e "$unit" ]; then basename "$unit"; fi
   done
 }
@@ -803,8 +857,16 @@ main() {
   read_answers
   check_machine
   [ -r "$source_dir/package-lock.json" ] || die "run it from a whole copy of the source"
+  if ! $dry_run; then
+    # The same as deploy.sh's: both restart the processes one after the other.
+    mkdir -p "$opt"
+    exec 9>>"$opt/deploy.lock"
+    chmod 600 "$opt/deploy.lock"
+    flock --wait 5 9 || die "another setup.sh or a deploy is at work: try again in a moment"
+  fi
   read_settings "$etc/setup.env"
-  domain=${domain:-$(get_setting "$settings" DOMAIN)}
+  old_domain=$(get_setting "$settings" DOMAIN)
+  domain=${domain:-$old_domain}
   email=${email:-$(get_setting "$settings" CERTIFICATE_EMAIL)}
   read_settings "$etc/reef.env"
   reef_env=$settings

@@ -7,6 +7,9 @@ import { limitTransactions, setTransactionLimit, TRANSACTION_MS } from "./timeou
 const FOLDER = join(import.meta.dir, "migrations");
 /** Any constant will do; all processes that migrate one database must use the same. */
 const LOCK = 7_033_001;
+/** Longer than a request holds a table, shorter than one waits for it (connect.ts). */
+const LOCK_WAIT_MS = 10_000;
+const LOCK_NOT_AVAILABLE = "55P03";
 
 /** The first words of a migration that releases before it can't live with. Every other one only adds. */
 const BREAKING = /^-- breaking\b/;
@@ -40,7 +43,13 @@ export async function migrate(sql: Sql): Promise<string[]> {
     await connection`select pg_advisory_lock(${LOCK})`;
     await connection`create table if not exists schema_migrations (
       name text primary key, hash text not null, applied_at timestamptz not null default now())`;
-    await connection`alter table schema_migrations add column if not exists breaking boolean not null default false`;
+    // Only where it is missing: asked for, it waits for whoever reads the table, and a backup reads it until it ends.
+    const [mark] = await connection`
+      select 1 from pg_attribute where attrelid = 'schema_migrations'::regclass and attname = 'breaking' and not attisdropped`;
+    if (!mark)
+      await connection`alter table schema_migrations add column if not exists breaking boolean not null default false`;
+    // While it waits for a table all requests for that table wait behind it.
+    await connection.unsafe(`set lock_timeout = ${LOCK_WAIT_MS}`);
     const { pending } = await planMigrations(connection);
     for (const migration of pending) await applyOne(connection, migration);
     await limitTransactions(connection);
@@ -49,6 +58,7 @@ export async function migrate(sql: Sql): Promise<string[]> {
     for (const undo of [
       connection`select pg_advisory_unlock(${LOCK})`,
       connection`reset statement_timeout`,
+      connection`reset lock_timeout`,
       connection`reset idle_in_transaction_session_timeout`,
       setTransactionLimit(connection, TRANSACTION_MS, false),
     ])
@@ -97,6 +107,8 @@ async function applyOne(connection: Queryable, { name, hash, breaking, body }: M
     await connection.unsafe(`begin; ${record}; ${body}; commit;`).simple();
   } catch (error) {
     await connection.unsafe("rollback").simple();
+    if ((error as { code?: string }).code === LOCK_NOT_AVAILABLE)
+      throw new Error(`${name} waits for a table that somebody holds, maybe a backup; try again when that has ended.`);
     throw error;
   }
 }

@@ -57,8 +57,15 @@ export async function createOwnDatabase(
     await admin.unsafe(`grant ${quote(role)} to current_user`);
     const locale = `encoding 'UTF8' template template0 owner ${quote(role)}`;
     await admin.unsafe(`create database ${quote(database)} ${locale}`);
-    await admin.unsafe(`revoke all on database ${quote(database)} from public`);
     done.push(`database ${database} made`);
+  }
+  // Not only of a new one: whoever made it may have died before this.
+  const [open] = await admin<
+    { open: boolean }[]
+  >`select has_database_privilege('public', ${database}, 'connect') as open`;
+  if (open?.open) {
+    await admin.unsafe(`revoke all on database ${quote(database)} from public`);
+    if (standing) done.push(`database ${database} closed to others`);
   }
   if (found && !(await canLogIn())) {
     await admin.unsafe(`alter role ${quote(role)} ${rights} password '${scramVerifier(owner.password)}'`);

@@ -7,7 +7,7 @@ const help = `Makes the application's role and database, and brings the schema t
 
   bun src/jobs/prepareDatabase.ts          with DATABASE_URL and, where the role is to be made, DATABASE_ADMIN_URL (a
                                            superuser's, of the same server) in the environment
-  … --server-version                       prints the server's major version, e.g. 16, and changes nothing
+  … --server-version                       prints the major version of DATABASE_URL's server, e.g. 16, and changes nothing
 
 Prints a line for each thing it changed, none when all was right. Exit code: 0 done, 1 failed, 78 a setting is missing.`;
 
@@ -17,11 +17,19 @@ async function main(): Promise<void> {
   const { DATABASE_URL: url } = loadDatabaseConfig(process.env);
   const adminUrl = process.env["DATABASE_ADMIN_URL"]?.trim() || null;
   if (args.includes("--server-version")) {
-    await withDatabase(adminUrl ?? url, async (sql) => console.log(await serverMajor(sql)));
+    await withDatabase(url, async (sql) => console.log(await serverMajor(sql)));
     return;
   }
   if (adminUrl !== null) {
-    const done = await withDatabase(adminUrl, (sql) => createOwnDatabase(sql, ownerOf(url), () => opens(url)));
+    const done = await withDatabase(adminUrl, (sql) => createOwnDatabase(sql, ownerOf(url), () => opens(url))).catch(
+      async (error: unknown) => {
+        // What Docker says of a superuser's password was true when its volume was made: it is needed for the first time only.
+        const refused = (error as { code?: string }).code === "28P01";
+        if (!refused || !(await opens(url).catch(() => false))) throw error;
+        console.error("The superuser's password is refused; DATABASE_URL opens, so it is left out.");
+        return [];
+      },
+    );
     for (const line of done) console.log(line);
   }
   const applied = await withDatabase(url, migrate);

@@ -2,6 +2,7 @@ import type { BackupFolder } from "../clients/backupFolder.ts";
 import type { Workspaces } from "../clients/workspaces.ts";
 import type { Sql } from "../db/connect.ts";
 import { listErasures, listKeptAgents, mergeErasures, type Erasures } from "../db/erasures.ts";
+import { migrate } from "../db/migrate.ts";
 import { readErasures, replayErasures } from "./erasures.ts";
 
 /** Our agents; the gateway keeps others of its own beside them. */
@@ -32,6 +33,8 @@ export async function finishRestore(input: {
   const erased = mergeErasures(lists);
   // First: what is replaced is gone when somebody restores once more.
   if (input.current) await input.folder.writeErased(erased);
+  // The backup may be of an older release, and this code knows its own schema only.
+  await migrate(input.restored);
   const again = await replayErasures(input.restored, erased);
   const kept = new Set(await listKeptAgents(input.restored));
   const strangers = (await input.workspaces.listAgents()).filter((id) => OUR_AGENT.test(id) && !kept.has(id));

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import postgres from "postgres";
 import { createBackupFolder } from "../../src/clients/backupFolder.ts";
@@ -128,6 +128,21 @@ test("the script is clean, and explains itself", async () => {
   expect(await run(["scripts/restore.sh", "--what"], env)).toMatchObject({ code: 2 });
 });
 
+test("a run that was killed between the moves of the secrets is gone on with; settings are read as systemd reads them", async () => {
+  const bin = join(around.folder, "restic-bin");
+  mkdirSync(bin);
+  const script = `#!/bin/sh\nprintf %s "$RESTIC_PASSWORD" > '${bin}/heard'\necho '[]'\n`;
+  writeFileSync(join(bin, "restic"), script, { mode: 0o755 });
+  // As setup.sh writes: it's $5 "or" \
+  writeFileSync(join(around.etc, "backup.env"), String.raw`RESTIC_PASSWORD="it's \$5 \"or\" \\"`);
+  renameSync(around.etc, `${around.etc}.before-20260101T000000000`);
+  const { RESTIC_PASSWORD: _, ...rest } = env;
+  const listed = await run(["scripts/restore.sh", "--list"], { ...rest, PATH: `${bin}:${env["PATH"]}` });
+  expect(listed).toMatchObject({ code: 0 });
+  expect(readFileSync(join(bin, "heard"), "utf8")).toBe(String.raw`it's $5 "or" \ `.trim());
+  rmSync(join(around.etc, "backup.env"));
+});
+
 test("nothing happens without --yes; --dry-run and --list only tell", async () => {
   const before = [await databases(), readdirSync(reef.dir)];
   expect((await restore()).code).toBe(2);
@@ -236,6 +251,7 @@ test("with systemd: stopped from the outside in, started from the inside out, an
     .filter((line) => !/stop reef-[a-z-]+\.service/.test(line));
   expect(said).toEqual([
     "stop reef-*.timer",
+    "stop reef-restart-gateway@*",
     "stop reef-api@*.service",
     "stop reef-files@*.service reef-gateway@*.service",
     "stop reef.target",

@@ -40,6 +40,10 @@ test("role, database and schema are made once, and the role may do nothing else"
   expect(Object.values(rights!)).toEqual(Array(5).fill(false));
   const [open] = await admin`select has_database_privilege('public', ${name}, 'connect') as connect`;
   expect(open!["connect"]).toBe(false);
+  // As one that died right after "create database" leaves it.
+  await admin.unsafe(`grant connect on database ${name} to public`);
+  expect((await prepare(own)).stdout).toBe(`database ${name} closed to others\n`);
+  expect((await prepare(own)).stdout).toBe("");
 });
 
 test("another password in the settings is set", async () => {
@@ -59,7 +63,16 @@ test("a role that may do more, and somebody else's database, are left alone", as
   expect(theirs.stderr).toContain("give another DATABASE_NAME");
 });
 
+test("a superuser's password that is not true any more keeps nothing from going on that works without it", async () => {
+  const stale = { DATABASE_ADMIN_URL: Object.assign(new URL(adminUrl), { password: "stale" }).href };
+  const works = await prepare({ ...stale, DATABASE_URL: urlOf(`${name}:another%20one`) });
+  expect(works).toMatchObject({ code: 0, stdout: "" });
+  expect(works.stderr).toContain("is left out");
+  expect((await prepare({ ...stale, DATABASE_URL: urlOf(`${name}:neither`) })).code).toBe(1);
+});
+
 test("it tells the server's version, and what is missing", async () => {
-  expect((await prepare(own, "--server-version")).stdout).toMatch(/^\d\d\n$/);
+  const login = `${name}:another%20one`;
+  expect((await prepare({ DATABASE_URL: urlOf(login) }, "--server-version")).stdout).toMatch(/^\d\d\n$/);
   expect((await prepare({})).code).toBe(78);
 });

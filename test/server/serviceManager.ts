@@ -78,7 +78,7 @@ export class ServiceManager {
       return { code: version === this.badOpenclaw ? 1 : 0, output: "" };
     }
     // What else is known of units that this stand-in does not run: the gateway's files are served, and so on.
-    const known = ["daemon-reload", "reset-failed", "enable", "is-active", "restart"];
+    const known = ["daemon-reload", "reset-failed", "enable", "disable", "is-active", "restart"];
     return { code: known.includes(verb ?? "") ? 0 : 1, output: "" };
   }
 

@@ -120,6 +120,9 @@ describe.skipIf(why !== null)("setup.sh on a bare server", () => {
         `curl -fsS --cacert /etc/ssl/reef/${DOMAIN}/fullchain.pem https://${DOMAIN}/readyz`,
       );
       expect(JSON.parse(answered)).toMatchObject({ status: "ok" });
+      const limits = await machine.run("cat /proc/$(pgrep -f '[n]ginx: worker' | head -n 1)/limits; nginx -T 2>&1");
+      expect(limits).toMatch(/Max open files +16384 /);
+      expect(limits).toContain("worker_connections 8192;");
     },
     20 * MINUTES,
   );

@@ -1,5 +1,6 @@
 import { expect, test } from "bun:test";
-import { readdirSync, readFileSync, statSync } from "node:fs";
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { tool } from "../tools.ts";
 
@@ -59,6 +60,19 @@ test("the version of a release is that of its source, wherever and whenever it w
   const first = await version();
   expect(first).toMatch(/^\d+\.\d+\.\d+-[0-9a-f]{12}$/);
   expect(await version()).toBe(first);
+});
+
+test("settings that lie in the source are in no release, which everybody may read", async () => {
+  const folder = mkdtempSync(join(tmpdir(), `reef-test-${process.pid}-source-`));
+  for (const name of ["package.json", "package-lock.json", "scripts/placeRelease.sh"])
+    cpSync(join(root, name), join(folder, name));
+  const version = async () => (await run([join(folder, "scripts/placeRelease.sh"), "--version"])).stdout;
+  const first = await version();
+  writeFileSync(join(folder, "answers.env"), "STRIPE_SECRET_KEY=secret");
+  expect(await version()).toBe(first);
+  writeFileSync(join(folder, ".env.example"), "");
+  expect(await version()).not.toBe(first);
+  rmSync(folder, { recursive: true });
 });
 
 test("what a server runs beside the application is pinned to what the application is tested with", () => {

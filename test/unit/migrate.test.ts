@@ -23,6 +23,17 @@ test("waiting for another process's migration is not cut short by the pool's lim
   await Promise.all([sql.end(), other.end()]);
 });
 
+test("a backup, which reads every table until it ends, keeps no process from starting", async () => {
+  const url = await createTestDatabase();
+  const backup = connectDatabase(url, { max: 1, name: "backup" });
+  const sql = connectDatabase(url, { max: 1, name: "starting" });
+  await backup.begin(async (tx) => {
+    await tx`select from schema_migrations`;
+    expect(await migrate(sql)).toEqual([]);
+  });
+  await Promise.all([sql.end(), backup.end()]);
+});
+
 test("a release runs on the schema of a newer one, unless that one says that it can't", async () => {
   const sql = connectDatabase(await createTestDatabase(), { max: 1, name: "older" });
   await sql`insert into schema_migrations (name, hash) values ('9998_expand.sql', '')`;

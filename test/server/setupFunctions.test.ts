@@ -1,0 +1,61 @@
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+
+/* Parts of setup.sh by themselves: the whole runs in setup.machine.ts. */
+
+const setup = resolve(import.meta.dir, "../../scripts/setup.sh");
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), `reef-test-${process.pid}-setup-`));
+  // All of it but the last line, which runs it.
+  writeFileSync(
+    join(folder, "functions.sh"),
+    readFileSync(setup, "utf8").replace(/\nmain "\$@"\n$/, "\ntrap - EXIT\n"),
+  );
+  writeFileSync(
+    join(folder, "docker"),
+    `#!/bin/sh
+case "$1 $*" in
+  ps*) printf 'one-db postgres:16\\ntwo-db postgres:18\\ncache redis:7\\n' ;;
+  "port port one-db 5432/tcp") echo 127.0.0.1:5432 ;;
+  "port port two-db 5432/tcp") echo 127.0.0.1:5433 ;;
+  "port port cache 6379/tcp") echo 127.0.0.1:6379 ;;
+  inspect*Env*db) printf 'POSTGRES_PASSWORD=secret\\n' ;;
+esac
+`,
+    { mode: 0o755 },
+  );
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+function call(script: string): string {
+  const command = `. ${folder}/functions.sh\n${script}`;
+  const done = Bun.spawnSync(["bash", "-c", command], { env: { PATH: `${folder}:${process.env["PATH"]}` } });
+  return done.stdout.toString() + done.stderr.toString();
+}
+
+for (const [place, container, says] of [
+  ["127.0.0.1:5433", "two-db", "a second container is the one in use"],
+  ["db.example.com", "", "the database is elsewhere"],
+]) {
+  test(`a second run leaves the database where it is: ${says}`, () => {
+    const url = `postgres://reef:pw@${place}/reef`;
+    const said = call(`
+      reef_env=$'DATABASE_URL=${url}\\nREDIS_URL=redis://127.0.0.1\\n'
+      find_services >/dev/null
+      settings=$reef_env
+      [ -z "$admin_url" ] || put_database_url
+      echo "$container $(get_setting "$settings" DATABASE_URL)"`);
+    expect(said).toBe(`${container} ${url}\n`);
+  });
+}
+
+test("a first run with several containers is told which by DATABASE_ADMIN_URL, and takes no other's", () => {
+  expect(call("reef_env=''; find_services")).toContain("several containers look like Postgres (one-db, two-db)");
+  const said = call(`
+    reef_env='' answers[DATABASE_ADMIN_URL]=postgres://postgres:secret@127.0.0.1:5433/postgres
+    find_services >/dev/null; echo "$container $admin_url"`);
+  expect(said).toBe("two-db postgres://postgres:secret@127.0.0.1:5433/postgres\n");
+});
