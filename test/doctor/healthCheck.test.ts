@@ -139,7 +139,7 @@ test("the job: a summary, a row; one at a time; --help", async () => {
 
 test("without its database it tells all the same, once, and when it is over", async () => {
   const webhook = startWebhook();
-  const folder = mkdtempSync(join(tmpdir(), "reef-signs-"));
+  const folder = mkdtempSync(join(tmpdir(), `reef-test-${process.pid}-`));
   const env = {
     ...reef.env,
     PORT: new URL(reef.url).port,

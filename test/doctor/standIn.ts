@@ -16,7 +16,7 @@ export interface StandIn {
 }
 
 export function makeStandIn(options: Pick<HostOptions, "statfs"> = {}): StandIn {
-  const root = mkdtempSync(join(tmpdir(), "reef-host-"));
+  const root = mkdtempSync(join(tmpdir(), `reef-test-${process.pid}-`));
   const path = join(root, "programs");
   mkdirSync(path);
   const write = (name: string, text: string, mode = 0o644) => {

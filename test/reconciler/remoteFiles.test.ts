@@ -142,7 +142,7 @@ const asRoot = ["unshare", "--user", "--map-root-user", "--mount"];
 const mayMount = Bun.spawnSync([...asRoot, "mount", "-t", "tmpfs", "none", "/mnt"]).success;
 test.skipIf(!mayMount)("a full disk is told as one (skipped where no file system may be mounted)", async () => {
   const port = freePort();
-  const small = mkdtempSync(join(tmpdir(), "reef-full-"));
+  const small = mkdtempSync(join(tmpdir(), `reef-test-${process.pid}-`));
   const start = `mount -t tmpfs -o size=64k none ${small} && exec ${process.execPath} --no-env-file ${FILES_PROGRAM}`;
   const child = Bun.spawn([...asRoot, "sh", "-c", start], { env: envOf(small, port), stdout: "ignore" });
   closers.push(() => child.kill());
