@@ -97,10 +97,16 @@ async function download(spec: ProgramSpec, log: Log): Promise<Program> {
   const cache = writableCache();
   const half = mkdtempSync(join(cache, `${spec.folder}-new-`));
   try {
-    await fetchPackages(half, spec.packages);
-    if (!runs(unpacked(join(half, "root"), spec), spec)) await fetchPackages(half, spec.bare ?? []);
-    if (!runs(unpacked(join(half, "root"), spec), spec))
-      throw new StartError(`${title} could not be fetched with apt: ${advice}.`);
+    const { packages, bare = [] } = spec;
+    const works = () => runs(unpacked(join(half, "root"), spec), spec);
+    await fetchPackages(half, packages);
+    if (!works()) await fetchPackages(half, bare);
+    // Old package lists name versions that are no longer there; some of the others came all the same.
+    if (!works()) {
+      await updateLists(half);
+      await fetchPackages(half, [...packages, ...bare]);
+    }
+    if (!works()) throw new StartError(`${title} could not be fetched with apt: ${advice}.`);
     const done = join(cache, spec.folder);
     if (!findDownloaded(spec)) {
       rmSync(done, { recursive: true, force: true });
@@ -112,27 +118,29 @@ async function download(spec: ProgramSpec, log: Log): Promise<Program> {
   }
 }
 
+const AS_WE_ARE = ["-o", "APT::Sandbox::User="];
+const listsOf = (folder: string) => [
+  ...["-o", `Dir::State::lists=${join(folder, "lists")}`],
+  ...["-o", `Dir::Cache=${join(folder, "apt")}`],
+  ...["-o", "Dir::State::status=/var/lib/dpkg/status"],
+  ...AS_WE_ARE,
+];
+
+/** Package lists of our own, as they are now. */
+async function updateLists(folder: string): Promise<void> {
+  mkdirSync(join(folder, "lists/partial"), { recursive: true });
+  mkdirSync(join(folder, "apt/archives/partial"), { recursive: true });
+  await run(folder, ["apt-get", ...listsOf(folder), "-qq", "update"]);
+}
+
 async function fetchPackages(folder: string, names: string[]): Promise<void> {
   const root = join(folder, "root");
   mkdirSync(root, { recursive: true });
-  const asWeAre = ["-o", "APT::Sandbox::User="];
-  const ownLists = [
-    "-o",
-    `Dir::State::lists=${join(folder, "lists")}`,
-    "-o",
-    `Dir::Cache=${join(folder, "apt")}`,
-    "-o",
-    "Dir::State::status=/var/lib/dpkg/status",
-    ...asWeAre,
-  ];
-  const before = existsSync(join(folder, "lists")) ? ownLists : asWeAre;
-  await downloadPackages(folder, before, names);
-  if (packageFiles(folder).length === 0 && before !== ownLists) {
-    // An image without package lists, or with old ones: fetch them into our own folder.
-    mkdirSync(join(folder, "lists/partial"), { recursive: true });
-    mkdirSync(join(folder, "apt/archives/partial"), { recursive: true });
-    await run(folder, ["apt-get", ...ownLists, "-qq", "update"]);
-    await downloadPackages(folder, ownLists, names);
+  const hasOwnLists = () => existsSync(join(folder, "lists"));
+  await downloadPackages(folder, hasOwnLists() ? listsOf(folder) : AS_WE_ARE, names);
+  if (packageFiles(folder).length === 0 && !hasOwnLists()) {
+    await updateLists(folder);
+    await downloadPackages(folder, listsOf(folder), names);
   }
   for (const file of packageFiles(folder)) {
     await run(folder, ["dpkg-deb", "-x", file, root]);
