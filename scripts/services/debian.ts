@@ -119,12 +119,13 @@ async function download(spec: ProgramSpec, log: Log): Promise<Program> {
 }
 
 const AS_WE_ARE = ["-o", "APT::Sandbox::User="];
-const listsOf = (folder: string) => [
-  ...["-o", `Dir::State::lists=${join(folder, "lists")}`],
-  ...["-o", `Dir::Cache=${join(folder, "apt")}`],
-  ...["-o", "Dir::State::status=/var/lib/dpkg/status"],
-  ...AS_WE_ARE,
-];
+const listsOf = (folder: string) =>
+  [
+    ["-o", `Dir::State::lists=${join(folder, "lists")}`],
+    ["-o", `Dir::Cache=${join(folder, "apt")}`],
+    ["-o", "Dir::State::status=/var/lib/dpkg/status"],
+    AS_WE_ARE,
+  ].flat();
 
 /** Package lists of our own, as they are now. */
 async function updateLists(folder: string): Promise<void> {

@@ -8,7 +8,7 @@ import { openBusyTown, underLoad } from "./load.ts";
 
 // What needs longer (releases that fail, deploys that are killed) is in deploy.machine.ts.
 let busy: Awaited<ReturnType<typeof openBusyTown>>;
-beforeAll(async () => void (busy = await openBusyTown()), 60_000);
+beforeAll(async () => void (busy = await openBusyTown()), 120_000);
 afterAll(() => busy.town.stop());
 
 test("deploy.sh passes shellcheck", async () => {
@@ -16,7 +16,7 @@ test("deploy.sh passes shellcheck", async () => {
   const script = resolve(import.meta.dir, "../../scripts/deploy.sh");
   const { stdout, status } = spawnSync(shellcheck.path, [script], { env: shellcheck.env, encoding: "utf8" });
   expect([status, stdout]).toEqual([0, ""]);
-});
+}, 120_000);
 
 test("a good release: every process runs it, no request failed, every message was answered once", async () => {
   const { town } = busy;

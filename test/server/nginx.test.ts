@@ -34,7 +34,8 @@ beforeAll(async () => {
   edge = await startEdge();
   user = await makeUser(reef);
   assistant = await makeAssistant(user);
-});
+  // nginx may have to be fetched first.
+}, 120_000);
 afterEach(async () => {
   for (const close of closers.splice(0).reverse()) await close();
 });

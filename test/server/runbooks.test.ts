@@ -205,7 +205,7 @@ describe("whoever sends somebody to a runbook", () => {
     );
     expect(named.length).toBeGreaterThan(10);
     expect(named.filter(({ book }) => !books.some(({ name }) => name === book))).toEqual([]);
-  });
+  }, 120_000);
   test("is named there: every alert of Prometheus", () => {
     const alerts = rules.split(/^\s*- alert: /m).slice(1);
     const unnamed = alerts.filter((alert) => {
