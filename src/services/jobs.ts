@@ -2,6 +2,7 @@ import { hostname } from "node:os";
 import { finishJobRun, insertJobRun, type JobDetails, type JobOutcome } from "../db/jobRuns.ts";
 import { withAdvisoryLock, type HeldLock } from "../db/locks.ts";
 import type { Deps } from "../deps.ts";
+import { describeError } from "../lib/errors.ts";
 import { newId } from "../lib/ids.ts";
 import { endAlarm, raiseAlarm } from "./alarms.ts";
 
@@ -35,7 +36,7 @@ export async function runJob(deps: Deps, job: Job): Promise<{ outcome: JobOutcom
     await insertJobRun(deps.sql, { id, job: job.name, host });
     return job.work(deps, lock).catch((err: unknown) => {
       deps.log.error({ err, job: job.name }, "a job failed");
-      return { ok: false, summary: err instanceof Error ? err.message.slice(0, 300) : "it failed" };
+      return { ok: false, summary: sayFailure(err) };
     });
   };
   // Lost lock: what was done is done, but another run may have begun beside it.
@@ -47,4 +48,10 @@ export async function runJob(deps: Deps, job: Job): Promise<{ outcome: JobOutcom
   if (result.ok) await endAlarm(deps, alarm, job.scope === "host" ? "here" : "anywhere");
   else await raiseAlarm(deps, { key: alarm, severity: "warning", summary: `${job.name} failed: ${result.summary}` });
   return { outcome, summary: result.summary };
+}
+
+/** Our own sentences are for operators; those of Postgres or of a file system may quote a person's text or file. */
+function sayFailure(error: unknown): string {
+  const isOurs = error instanceof Error && error.constructor === Error && !("code" in error);
+  return (isOurs ? error.message.slice(0, 300) : describeError(error)) || "it failed";
 }

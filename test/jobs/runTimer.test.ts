@@ -64,6 +64,18 @@ test("a job that fails: 1, one alarm however often, and its end when it goes wel
   expect(newest).toMatchObject({ last: { outcome: "ok" }, lastOkAt: expect.any(Date) });
 }, 30_000);
 
+test("what Postgres or a file system says may quote somebody: only its name and code leave the log", async () => {
+  duty.posts.length = 0;
+  const quotes = "await deps.sql`select ${'planted words'}::text::uuid`; return { ok: true, summary: '' };";
+  expect(await run("quotes", quotes)).toMatchObject({ code: 1, out: "quotes: failed: PostgresError 22P02" });
+  const opens = `await (await import("node:fs/promises")).readFile("/planted words"); return { ok: true, summary: "" };`;
+  expect(await run("opens", opens)).toMatchObject({ code: 1, out: expect.stringContaining("ENOENT") });
+  const rows = [...(await rowsOf("quotes")), ...(await rowsOf("opens"))];
+  expect(rows).toHaveLength(2);
+  expect(duty.posts).toHaveLength(2);
+  expect(JSON.stringify([rows, duty.posts])).not.toContain("planted words");
+}, 30_000);
+
 /** Records that it is at work, and works until somebody says enough. */
 const slow = `
   await deps.sql\`create table if not exists enough (job text)\`;
