@@ -53,5 +53,5 @@ export async function runJob(deps: Deps, job: Job): Promise<{ outcome: JobOutcom
 /** Our own sentences are for operators; those of Postgres or of a file system may quote a person's text or file. */
 function sayFailure(error: unknown): string {
   const isOurs = error instanceof Error && error.constructor === Error && !("code" in error);
-  return (isOurs ? error.message.slice(0, 300) : describeError(error)) || "it failed";
+  return isOurs ? error.message.slice(0, 300) : `${describeError(error) || "it failed"} (the log says more)`;
 }

@@ -67,7 +67,10 @@ test("a job that fails: 1, one alarm however often, and its end when it goes wel
 test("what Postgres or a file system says may quote somebody: only its name and code leave the log", async () => {
   duty.posts.length = 0;
   const quotes = "await deps.sql`select ${'planted words'}::text::uuid`; return { ok: true, summary: '' };";
-  expect(await run("quotes", quotes)).toMatchObject({ code: 1, out: "quotes: failed: PostgresError 22P02" });
+  expect(await run("quotes", quotes)).toMatchObject({
+    code: 1,
+    out: "quotes: failed: PostgresError 22P02 (the log says more)",
+  });
   const opens = `await (await import("node:fs/promises")).readFile("/planted words"); return { ok: true, summary: "" };`;
   expect(await run("opens", opens)).toMatchObject({ code: 1, out: expect.stringContaining("ENOENT") });
   const rows = [...(await rowsOf("quotes")), ...(await rowsOf("opens"))];
