@@ -3,6 +3,7 @@ import { accessSync, constants, existsSync, mkdirSync, mkdtempSync, readdirSync,
 import { homedir, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { StartError, type Log } from "./process.ts";
+import { dyingWithUs } from "../../src/lib/deathSignal.ts";
 
 /** How to start a program that may lie in a folder of its own: with `env`, and nothing else, in its environment. */
 export type Program = {
@@ -160,7 +161,7 @@ function packageFiles(folder: string): string[] {
 
 async function run(cwd: string, command: string[]): Promise<boolean> {
   // The whole environment goes along: apt may need the proxy variables.
-  const child = Bun.spawn(["setpriv", "--pdeathsig=KILL", ...command], {
+  const child = Bun.spawn([...dyingWithUs("KILL"), ...command], {
     cwd,
     stdout: "ignore",
     stderr: "ignore",

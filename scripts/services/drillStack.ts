@@ -7,6 +7,7 @@ import { startFakeOpenAi, type FakeOpenAi } from "../../test/fakes/openai.ts";
 import { startGateway } from "./gateway.ts";
 import { startPostgres, type Postgres } from "./postgres.ts";
 import { freePort, lastLines, spawnChild, StartError, waitUntil, type Log } from "./process.ts";
+import { dyingWithUs } from "../../src/lib/deathSignal.ts";
 
 const root = resolve(import.meta.dir, "../..");
 const PREFIX = "reef-drill-";
@@ -124,7 +125,7 @@ async function startAll(
 
 async function runJob(env: Record<string, string>, job: string, args: string[]): Promise<string> {
   const command = [process.execPath, "--no-env-file", join(root, `src/jobs/${job}.ts`), ...args];
-  const child = Bun.spawn(["setpriv", "--pdeathsig=KILL", ...command], { env, stdout: "pipe", stderr: "ignore" });
+  const child = Bun.spawn([...dyingWithUs("KILL"), ...command], { env, stdout: "pipe", stderr: "ignore" });
   const text = await new Response(child.stdout).text();
   await child.exited;
   return text;

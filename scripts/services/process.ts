@@ -1,5 +1,6 @@
 import { closeSync, existsSync, openSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { dyingWithUs } from "../../src/lib/deathSignal.ts";
 
 /** Takes one progress sentence for the person at the terminal. */
 export type Log = (line: string) => void;
@@ -43,17 +44,13 @@ type SpawnOptions = {
 export function spawnChild(options: SpawnOptions): Child {
   const log = options.logFile === undefined ? null : openSync(options.logFile, "a", 0o600);
   try {
-    // setpriv sets the death signal last: a change of user would clear it.
-    const child = Bun.spawn(
-      ["setpriv", `--pdeathsig=${options.deathSignal}`, ...(options.privileges ?? []), ...options.command],
-      {
-        env: options.env,
-        stdin: options.input === undefined ? "ignore" : Buffer.from(options.input),
-        stdout: log ?? "inherit",
-        stderr: log ?? "inherit",
-        detached: options.detached ?? true,
-      },
-    );
+    const child = Bun.spawn([...dyingWithUs(options.deathSignal, options.privileges), ...options.command], {
+      env: options.env,
+      stdin: options.input === undefined ? "ignore" : Buffer.from(options.input),
+      stdout: log ?? "inherit",
+      stderr: log ?? "inherit",
+      detached: options.detached ?? true,
+    });
     return {
       pid: child.pid,
       exited: child.exited,

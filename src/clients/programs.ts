@@ -2,6 +2,7 @@ import { spawn, type ChildProcess } from "node:child_process";
 import { createWriteStream } from "node:fs";
 import type { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
+import { dyingWithUs } from "../lib/deathSignal.ts";
 
 /** One run of a program of the system. Secrets go in `env`, never in `args`: everybody can list those. */
 export interface Command {
@@ -63,7 +64,8 @@ async function feed(from: Readable, to: ChildProcess): Promise<void> {
 
 function start(command: Command, stdin: "ignore" | "pipe"): { child: ChildProcess; ended: Promise<void> } {
   const { program, args, env, cwd, signal } = command;
-  const child = spawn("setpriv", ["--pdeathsig=KILL", "--", program, ...args], {
+  const [first = "", ...rest] = [...dyingWithUs("KILL"), program, ...args];
+  const child = spawn(first, rest, {
     stdio: [stdin, "pipe", "pipe"],
     env: { ...process.env, LC_ALL: "C", ...env },
     ...(cwd === undefined ? {} : { cwd }),
@@ -84,6 +86,6 @@ function failure(program: string, code: number | null, said: string): ProgramErr
       .trim()
       .split("\n")
       .findLast((line) => line.trim() !== "") ?? `ended with ${code}`;
-  const missing = code === 127 && last.startsWith("setpriv:");
+  const missing = code === 127 && last.includes(": exec: ");
   return new ProgramError(program, code, missing ? "it is not installed here" : last.slice(0, 300));
 }

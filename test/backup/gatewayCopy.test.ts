@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { copyGateway, hashWorkspace } from "../../src/clients/gatewayCopy.ts";
 import { listFiles } from "../deletion/search.ts";
 import { until } from "../harness.ts";
+import { dyingWithUs } from "../../src/lib/deathSignal.ts";
 
 const folder = mkdtempSync(join(tmpdir(), `reef-test-${process.pid}-`));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -45,7 +46,7 @@ test("databases that are being written to are copied whole: every transaction, o
   const file = join(agent, "openclaw-agent.sqlite");
   const script = join(folder, "writer.ts");
   writeFileSync(script, WRITER);
-  const writer = Bun.spawn(["setpriv", "--pdeathsig=KILL", process.execPath, script, file]);
+  const writer = Bun.spawn([...dyingWithUs("KILL"), process.execPath, script, file]);
   await until("it writes", () => existsSync(`${file}-wal`));
   let last = 0;
   for (let round = 0; round < 5; round += 1) {

@@ -4,6 +4,7 @@ import { dirname, join, resolve } from "node:path";
 import { findProgram, type Program } from "../../scripts/services/debian.ts";
 import { startPostgres, type Postgres } from "../../scripts/services/postgres.ts";
 import { tool } from "../tools.ts";
+import { dyingWithUs } from "../../src/lib/deathSignal.ts";
 
 const root = resolve(import.meta.dir, "../..");
 
@@ -108,7 +109,7 @@ export async function run(command: string[], env: Record<string, string>): Promi
 
 export function start(command: string[], env: Record<string, string>) {
   const [program = "", ...args] = command;
-  const child = Bun.spawn(["setpriv", "--pdeathsig=KILL", join(root, program), ...args], {
+  const child = Bun.spawn([...dyingWithUs("KILL"), join(root, program), ...args], {
     env,
     stdout: "pipe",
     stderr: "pipe",

@@ -1,5 +1,5 @@
 import { afterAll, expect, test } from "bun:test";
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import {
@@ -41,6 +41,30 @@ test("what we started dies when we are killed", async () => {
   expect(pid).toBeGreaterThan(1);
   child.kill("SIGKILL");
   expect(await gone(pid)).toBe(true);
+});
+
+test("what we start while we are killed is never begun", async () => {
+  const slow = join(folder, "slow");
+  const begun = join(folder, "begun");
+  mkdirSync(slow);
+  // By the time the kernel is asked for a death signal, the parent is dead.
+  writeFileSync(join(slow, "setpriv"), `#!/bin/sh\necho here\nsleep 1\nPATH=${env.PATH} exec setpriv "$@"\n`);
+  chmodSync(join(slow, "setpriv"), 0o755);
+  const parent = join(folder, "hasty.ts");
+  writeFileSync(
+    parent,
+    `import { spawnChild } from "${root}/scripts/services/process.ts";
+     const child = spawnChild({ command: ["touch", "${begun}"], env: process.env, deathSignal: "KILL" });
+     console.log(child.pid);`,
+  );
+  const child = Bun.spawn([process.execPath, parent], { env: { PATH: `${slow}:${env.PATH}` }, stdout: "pipe" });
+  const output = child.stdout.getReader();
+  const decoder = new TextDecoder();
+  let said = "";
+  while (!/\d/.test(said) || !said.includes("here")) said += decoder.decode((await output.read()).value);
+  child.kill("SIGKILL");
+  expect(await gone(Number(/\d+/.exec(said)?.[0]))).toBe(true);
+  expect(existsSync(begun)).toBe(false);
 });
 
 test("a process that ignores the signal gets the last one at the deadline", async () => {

@@ -22,6 +22,7 @@ import { basename, join, resolve } from "node:path";
 import { writableCache } from "../../scripts/services/debian.ts";
 import { tool } from "../tools.ts";
 import { relay, startProxy } from "./relay.ts";
+import { dyingWithUs } from "../../src/lib/deathSignal.ts";
 
 /*
  * A real server to try the operation on: Debian 12 with systemd as its first process, in namespaces of this machine. Its
@@ -120,7 +121,7 @@ export async function buildTree(log: (line: string) => void = console.error): Pr
   const output = openSync(logFile, "w");
   for (const command of [base, ["unshare", "-m", "bash", "-c", rest]]) {
     const env = { ...debootstrap.env, ...own, LANG: "C.UTF-8" };
-    const child = Bun.spawn(["setpriv", "--pdeathsig=TERM", ...command], { env, stdio: ["ignore", output, output] });
+    const child = Bun.spawn([...dyingWithUs("TERM"), ...command], { env, stdio: ["ignore", output, output] });
     if ((await child.exited) === 0) continue;
     rmSync(half, { recursive: true, force: true });
     throw new Error(`The tree could not be built; ${logFile} says why.`);
@@ -239,10 +240,7 @@ function enter(
     "LANG=C.UTF-8",
   ];
   const command_ = ["nsenter", "-t", String(pid), "-a", "-r", "-w", ...clean, "bash", "-c", command];
-  return collect(
-    Bun.spawn(["setpriv", "--pdeathsig=KILL", ...command_], { ...PIPES, stdin: new Blob([input]) }),
-    timeoutMs,
-  );
+  return collect(Bun.spawn([...dyingWithUs("KILL"), ...command_], { ...PIPES, stdin: new Blob([input]) }), timeoutMs);
 }
 
 function startNetwork(tree: string, pairs: string[]): Promise<Bun.Subprocess> {
@@ -251,7 +249,7 @@ function startNetwork(tree: string, pairs: string[]): Promise<Bun.Subprocess> {
 
 async function startRelay(within: string[], pairs: string[]): Promise<Bun.Subprocess> {
   const command = [process.execPath, "--no-env-file", resolve(import.meta.dir, "relay.ts"), ...pairs];
-  const child = Bun.spawn(["setpriv", "--pdeathsig=KILL", ...within, ...command], { ...PIPES, stderr: "inherit" });
+  const child = Bun.spawn([...dyingWithUs("KILL"), ...within, ...command], { ...PIPES, stderr: "inherit" });
   const { value } = await child.stdout.getReader().read();
   if (value === undefined) throw new Error("The machine's network could not be set up.");
   return child;
@@ -299,13 +297,7 @@ async function bootOnce(options: { tree: string; folder: string; name: string; n
   const unshare = "unshare -m -p -f -u -i -C --kill-child=KILL";
   const boot = `bash ${resolve(import.meta.dir, "boot.sh")} ${tree} ${folder} ${name} ${npmCache}=/root/.npm`;
   const child = Bun.spawn(
-    [
-      "setpriv",
-      "--pdeathsig=KILL",
-      "bash",
-      "-c",
-      `${join_} && exec nsenter --net=/proc/${network}/ns/net ${unshare} ${boot}`,
-    ],
+    [...dyingWithUs("KILL"), "bash", "-c", `${join_} && exec nsenter --net=/proc/${network}/ns/net ${unshare} ${boot}`],
     { stdio: ["ignore", output, output] },
   );
   const end = async (signal: number) => {

@@ -7,6 +7,7 @@ import type { Json } from "../factories.ts";
 import { startTestReef, until, type TestReef } from "../harness.ts";
 import { startNginx, type Edge } from "./nginxProcess.ts";
 import { ServiceManager } from "./serviceManager.ts";
+import { dyingWithUs } from "../../src/lib/deathSignal.ts";
 
 const REPOSITORY = resolve(import.meta.dir, "../..");
 const PARTS = ["package.json", "package-lock.json", "src", "templates", "deploy", "scripts", "systemd"].filter((name) =>
@@ -127,7 +128,7 @@ function makeSource(folder: string, given: Record<string, (text: string) => stri
 const withoutDigest = (text: string) => text.replace(/-[0-9a-f]{12}\b/g, "");
 
 function startDeploy({ root, manager, readySeconds }: Town, args: string[]) {
-  const child = Bun.spawn(["setpriv", "--pdeathsig=KILL", "bash", join(REPOSITORY, "scripts/deploy.sh"), ...args], {
+  const child = Bun.spawn([...dyingWithUs("KILL"), "bash", join(REPOSITORY, "scripts/deploy.sh"), ...args], {
     env: {
       ...manager.env,
       REEF_ROOT: root,

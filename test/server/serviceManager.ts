@@ -1,6 +1,7 @@
 import { chmodSync, existsSync, readFileSync, readlinkSync, realpathSync, writeFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { spawnChild, type Child } from "../../scripts/services/process.ts";
+import { dyingWithUs } from "../../src/lib/deathSignal.ts";
 
 const STAND_IN = resolve(import.meta.dir, "standIn.ts");
 
@@ -118,7 +119,7 @@ export class ServiceManager {
         .join("=");
     const settings = this.settings(property("EnvironmentFile").slice(join(this.root, "etc/reef/").length));
     const command = args.slice(args.findIndex((arg) => !arg.startsWith("--")));
-    const child = Bun.spawn(["setpriv", "--pdeathsig=KILL", ...inFolder(property("WorkingDirectory"), command)], {
+    const child = Bun.spawn([...dyingWithUs("KILL"), ...inFolder(property("WorkingDirectory"), command)], {
       env: { PATH: "/usr/bin:/bin", ...settings },
       stdout: "pipe",
       stderr: "pipe",
