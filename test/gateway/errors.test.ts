@@ -13,8 +13,10 @@ let ada: Person;
 let bob: Person;
 beforeAll(async () => {
   // The gateway itself would retry for minutes.
-  stack = await startStack({ TURN_FIRST_TEXT_MS: "3000", TURN_BETWEEN_TEXT_MS: "3000" });
+  stack = await startStack({ TURN_FIRST_TEXT_MS: "5000", TURN_BETWEEN_TEXT_MS: "5000" });
   [ada, bob] = await Promise.all([createPerson(stack), createPerson(stack)]);
+  // An agent's first answer takes long, on a busy machine all of those seconds: it would never get to the model's failure.
+  for (const person of [ada, bob]) await expectGoodAnswer(person);
 });
 afterAll(() => stack?.close());
 
