@@ -61,6 +61,8 @@ async function testAll(): Promise<number> {
       process.execPath,
       "--no-env-file",
       "test",
+      // A test that hangs, not one on a busy machine: Bun's own five seconds are soon over there.
+      "--timeout=60000",
       "--reporter=junit",
       `--reporter-outfile=${report}`,
       ...(args.length > 0 ? args : ["./test"]),

@@ -146,7 +146,7 @@ export async function startProcess(
 }
 
 /** Waits until `check` gives something true; fails with `what` after `ms`. */
-export async function until<T>(what: string, check: () => Promise<T> | T, ms = 10_000): Promise<NonNullable<T>> {
+export async function until<T>(what: string, check: () => Promise<T> | T, ms = 30_000): Promise<NonNullable<T>> {
   const end = Date.now() + ms;
   for (;;) {
     const value = await check();

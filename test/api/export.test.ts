@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, expect, setDefaultTimeout, spyOn, test } from "bun:test";
+import { afterAll, beforeAll, expect, spyOn, test } from "bun:test";
 import { execFileSync } from "node:child_process";
 import { linkSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
@@ -9,8 +9,6 @@ import { startTestReef, until, type TestReef } from "../harness.ts";
 import { fill, unpack, type Unpacked } from "./archives.ts";
 
 // Much is written and read here; on a busy machine that takes its time.
-setDefaultTimeout(60_000);
-
 let reef: TestReef;
 beforeAll(async () => void (reef = await startTestReef()));
 afterAll(() => reef.stop());

@@ -135,7 +135,7 @@ test("a socket whose session is gone from the table is closed even if no notice 
   } finally {
     await other.stop();
   }
-}, 60_000);
+});
 
 test("a sign-in whose password was changed while it was under way makes no session", async () => {
   const user = await makeUser(reef);

@@ -14,7 +14,7 @@ let reef: TestReef;
 beforeAll(async () => {
   [apple, google] = await Promise.all([startFakeIdentityProvider("apple"), startFakeIdentityProvider("google")]);
   reef = await startTestReef({ ...apple.env, ...google.env });
-}, 30_000);
+});
 afterAll(async () => {
   await reef.stop();
   await Promise.all([apple.stop(), google.stop()]);
@@ -127,7 +127,7 @@ test("parallel first sign-ins never see each other half done, also where the add
       expect(new Set(answers.map((answer) => answer.body.user.id)).size).toBe(1);
     }
   }
-}, 30_000);
+});
 
 test("an account that has proven its address is linked, whatever the case; its password goes on", async () => {
   const user = await makeUser(reef);
@@ -349,7 +349,7 @@ test("a provider that is not configured, or away, answers 503; nothing counts as
   } finally {
     await Promise.all([bare.stop(), away.stop(), google2.stop()]);
   }
-}, 20_000);
+});
 
 test("a database that fails in the midst of a sign-in leaves nothing half done, and the same token works after", async () => {
   const email = `${unique()}@example.org`;

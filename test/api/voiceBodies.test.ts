@@ -156,7 +156,7 @@ test("what is held at a time is bounded: half for one user, all for all; who lea
   await until("there is room", async () => (await hearBytes(town.reef, third, sound)).status === 200);
   other.close();
   await until("there is room for the first, too", async () => (await hearBytes(town.reef, user, sound)).status === 200);
-}, 20_000);
+});
 
 test("a body that never ends to come: 408, and its room is free", async () => {
   const budget = createMemoryBudget(1000);

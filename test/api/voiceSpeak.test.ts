@@ -404,7 +404,7 @@ describe("a provider that breaks off", () => {
       } finally {
         await impatient.stop();
       }
-    }, 20_000);
+    });
   }
 });
 

@@ -157,7 +157,7 @@ describe("what is charged", () => {
     expect([heard.status, heard.body]).toEqual([200, { text: "", duration_seconds: 3600 }]);
     expect(calls()).toEqual([]);
     await expectFree(town.reef, user);
-  }, 60_000);
+  });
 
   test("forty at once at a limit of ten: ten are heard, ledger = counter", async () => {
     await useUp(town.reef, user, { input: 100 });

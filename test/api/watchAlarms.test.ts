@@ -76,7 +76,7 @@ test("it is told once while it lasts, whichever process counts, and once when it
     ["firing", "invariant:seq_gapless"],
     ["resolved", "invariant:seq_gapless"],
   ]);
-}, 60_000);
+});
 
 test("a provider that refuses the gateway's key is an alarm until somebody is answered again", async () => {
   const { reef, told } = await start();
@@ -103,7 +103,7 @@ test("a provider that refuses the gateway's key is an alarm until somebody is an
   await until("it is over", async () => (await openKeys(reef)).length === 0);
   await until("the end is told", () => told.length >= 2);
   expect(told.map(({ status }) => status)).toEqual(["firing", "resolved"]);
-}, 30_000);
+});
 
 test("a refused key for voice is an alarm until a call goes well", async () => {
   const town = await startVoiceTown({ INVARIANTS_EVERY_MS: "100" });
@@ -116,4 +116,4 @@ test("a refused key for voice is an alarm until a call goes well", async () => {
   town.reset();
   expect(await speak()).toBe(200);
   await until("it is over", async () => (await openKeys(town.reef)).length === 0);
-}, 30_000);
+});

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, beforeAll, expect, test } from "bun:test";
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createBackupFolder } from "../../src/clients/backupFolder.ts";
@@ -16,8 +16,6 @@ import {
   watchArguments,
   type Surroundings,
 } from "./surroundings.ts";
-
-setDefaultTimeout(60_000);
 
 let around: Surroundings;
 let reef: TestReef;

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, beforeAll, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import postgres from "postgres";
@@ -10,8 +10,6 @@ import { searchDatabase, searchFiles } from "../deletion/search.ts";
 import { createTestDatabase, startProcess, startTestReef, until, type TestReef } from "../harness.ts";
 import { tool } from "../tools.ts";
 import { listBackups, run, runJob, startSurroundings, type Surroundings } from "./surroundings.ts";
-
-setDefaultTimeout(60_000);
 
 let around: Surroundings;
 let reef: TestReef;

@@ -269,7 +269,7 @@ test("a plan that shrinks while assistants are made: never more than it gives", 
     await shop.settled();
     expect((await active(owner.user)).length).toBeLessThanOrEqual(1);
   }
-}, 30_000);
+});
 
 test("resuming many at once never fills more places than there are", async () => {
   const owner = await makeOwner("pro monthly", ["a", "b", "c", "d"]);
@@ -313,4 +313,4 @@ test("who leaves while a plan is applied to a running answer: neither is refused
   await shop.settled();
   expect(shop.reef.logs.filter((line) => line.includes(customer) && line.includes("trying again"))).toEqual([]);
   chat.close();
-}, 20_000);
+});

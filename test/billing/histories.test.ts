@@ -23,11 +23,11 @@ let other: Awaited<ReturnType<typeof startProcess>>;
 beforeAll(async () => {
   shop = await openShop();
   other = await startProcess(shop.reef.env);
-}, 20_000);
+});
 afterAll(async () => {
   await other.stop();
   await shop.stop();
-}, 20_000);
+});
 
 interface Person {
   userId: string;

@@ -19,7 +19,7 @@ beforeAll(async () => {
   // Nobody but the one who is to die works at the inbox.
   await shop.reef.stopProcess();
   victim = new ApiProcess("victim", shop.reef.env, shop.reef.dir);
-}, 20_000);
+});
 afterAll(async () => {
   await victim.kill();
   await sql.end();
@@ -81,5 +81,5 @@ for (const [name, hold, query] of PLACES) {
     } finally {
       await survivor.stop();
     }
-  }, 40_000);
+  });
 }

@@ -75,7 +75,7 @@ test("by hand: it prints what it did, and nothing the second time; the plans are
   expect(stripe.requests.slice(before).filter(({ method }) => method !== "GET")).toEqual([]);
   const audits = await reef.sql`select actor, details from audit_log where action = 'billing.prices_synced'`;
   expect(audits.map(({ actor, details }) => [actor, details.mode])).toEqual([["job:admin", "test"]]);
-}, 60_000);
+});
 
 test("misuse, no key, a wrong key, no Stripe: a sentence and an exit code; the help says what it does", async () => {
   await open();
@@ -98,7 +98,7 @@ test("misuse, no key, a wrong key, no Stripe: a sentence and an exit code; the h
   const odd = await run(reef.env, "sync-prices");
   expect([odd.code, odd.said]).toEqual([1, expect.stringContaining("whole cents")]);
   expect(prices()).toEqual([]);
-}, 60_000);
+});
 
 test("a changed amount is a new price that takes the key over; the old one is archived and stays known", async () => {
   await open();
@@ -193,7 +193,7 @@ test("cut off before or after any of its calls, and run again: it is right, with
       if (!cut) expect(n).toBeGreaterThan(calls);
     }
   }
-}, 60_000);
+});
 
 test("two at once: one does it, the other says so", async () => {
   await open();
@@ -203,4 +203,4 @@ test("two at once: one does it, the other says so", async () => {
     expect(code === 0 ? lines[0] : said).toMatch(/^mode: test|Another process is at it/);
   await stock(reef);
   await expectStocked();
-}, 60_000);
+});

@@ -81,7 +81,7 @@ test("all that differs is found, in both directions, and nothing is changed by l
   expect(await rowOf(sql, owing.user.id)).toMatchObject({ status: "past_due" });
   expect(await admin("billing", "verify")).toMatchObject({ code: 0, lines: [] });
   stripe.webhooks.policy = () => "send";
-}, 60_000);
+});
 
 test("several pages, some of which Stripe refuses at first", async () => {
   const { stripe, reef } = shop;
@@ -103,7 +103,7 @@ test("several pages, some of which Stripe refuses at first", async () => {
   expect(await planOf(buyer.user)).toBe("pro");
   expect(await compareBilling(reef.deps, settings)).toMatchObject({ differences: [] });
   stripe.webhooks.policy = () => "send";
-}, 30_000);
+});
 
 test("what nobody can put right is left, said and alarmed; a Stripe that is away is no difference", async () => {
   const { stripe, reef, sql } = shop;
@@ -147,7 +147,7 @@ test("the processes do it by themselves, one of them at a time, and count what t
     await Promise.all(processes.map((process) => process.stop()));
     stripe.webhooks.policy = () => "send";
   }
-}, 40_000);
+});
 
 test("a link to pay by is another one at each look: no difference, and in no log", async () => {
   const { stripe, reef, sql } = shop;
@@ -165,7 +165,7 @@ test("a link to pay by is another one at each look: no difference, and in no log
   await reconcileBilling(reef.deps, settings);
   const { payUrl } = (await rowOf(sql, user.id))!;
   expect(reef.logs.some((line) => line.includes(payUrl!))).toBe(false);
-}, 30_000);
+});
 
 test("one who can't be put right holds up nobody else, and the failure is not swallowed", async () => {
   const { stripe, reef } = shop;
@@ -185,7 +185,7 @@ test("one who can't be put right holds up nobody else, and the failure is not sw
   }
   await reconcileBilling(reef.deps, settings);
   expect(await planOf(poison.user)).toBe("pro");
-}, 30_000);
+});
 
 test("a plan in force that was not applied is applied", async () => {
   const { reef, sql } = shop;
@@ -237,4 +237,4 @@ test("commands: gifts by id and by address, help, misuse", async () => {
     const { code, lines } = await admin(...command, "--help");
     expect([code, lines[0]!.startsWith(`npm run admin -- ${command.join(" ")}`)]).toEqual([0, true]);
   }
-}, 60_000);
+});

@@ -34,7 +34,7 @@ test("the timer's job puts right what differs, and the processes then have nothi
   const { redis } = shop.reef.deps;
   expect(await redis.get("billing:slot")).not.toBe("test");
   expect(await redis.pttl("billing:slot")).toBeWithin(1, 6_001);
-}, 60_000);
+});
 
 test("what a person has to look at is an alarm, told once, and over when it is right", async () => {
   const { sql } = shop;
@@ -50,7 +50,7 @@ test("what a person has to look at is an alarm, told once, and over when it is r
     ["firing", "stripe-drift"],
     ["resolved", "stripe-drift"],
   ]);
-}, 60_000);
+});
 
 test("a process that is at it is not disturbed; a Stripe that is away is a failure; without Stripe there is nothing to do", async () => {
   const held = await withAdvisoryLock(shop.sql, "billing", () => job());
@@ -62,4 +62,4 @@ test("a process that is at it is not disturbed; a Stripe that is away is a failu
     code: 0,
     out: "reconcile-billing: ok: nothing is sold here (no STRIPE_SECRET_KEY)",
   });
-}, 60_000);
+});

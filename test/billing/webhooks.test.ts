@@ -185,4 +185,4 @@ test("without a key or a secret nothing is taken", async () => {
       await reef.stop();
     }
   }
-}, 30_000);
+});

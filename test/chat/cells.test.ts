@@ -1,4 +1,4 @@
-import { afterEach, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, expect, test } from "bun:test";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { FakeGateway } from "../fakes/gateway.ts";
@@ -13,8 +13,6 @@ import { serveFolder, startProcess, startTestGateway, startTestReef, until, type
  * Two cells: process A with the gateway "main", process B with the gateway "b", each beside its own gateway's folder. And
  * fronts, which have no gateway. Everybody may connect anywhere.
  */
-
-setDefaultTimeout(60_000);
 
 type Process = Awaited<ReturnType<typeof startProcess>>;
 interface Cell extends Process {

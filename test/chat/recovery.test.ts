@@ -92,7 +92,7 @@ test("the API process is killed in mid-answer: another one takes over, answered,
     .filter((frame) => frame.type === "chunk")
     .reduce((sofar, chunk) => (expect(chunk.offset).toBe(sofar.length), sofar + chunk.content), "");
   expect("First part, second part.".startsWith(text)).toBe(true);
-}, 40_000);
+});
 
 test("a process that stood still is taken over; awake again it neither aborts nor ends what is another's", async () => {
   reef = await startTestReef();
@@ -129,7 +129,7 @@ test("a process that stood still is taken over; awake again it neither aborts no
   open();
   await Promise.all([other.next("the answer", isAnswer), chat.next("the answer", isAnswer)]);
   await expectOnce(user.id, "First part, second part.");
-}, 40_000);
+});
 
 test("the API process is killed right after the ack: the message is answered by the next one", async () => {
   reef = await startTestReef();
@@ -156,7 +156,7 @@ test("the API process is killed right after the ack: the message is answered by 
     20_000,
   );
   await expectOnce(user.id, "Echo: long");
-}, 40_000);
+});
 
 test("the gateway is killed in mid-answer and comes back: the turn is sent again and answered once", async () => {
   reef = await startTestReef();
@@ -182,7 +182,7 @@ test("the gateway is killed in mid-answer and comes back: the turn is sent again
       .map((chunk) => chunk.content)
       .join(""),
   ).toBe("First part, second part.");
-}, 40_000);
+});
 
 test("an orderly stop tells the sockets and leaves the turn to the next process", async () => {
   reef = await startTestReef();
@@ -209,7 +209,7 @@ test("an orderly stop tells the sockets and leaves the turn to the next process"
     20_000,
   );
   await expectOnce(user.id, "First part, second part.");
-}, 40_000);
+});
 
 test("every database connection is cut in mid-answer: the process lives on, answered, stored and charged once", async () => {
   reef = await startTestReef();
@@ -230,4 +230,4 @@ test("every database connection is cut in mid-answer: the process lives on, answ
   await chat.next("the answer", isAnswer);
   await expectOnce(user.id, "First part, second part.");
   expect((await fetch(`${child.url}/livez`)).ok).toBe(true);
-}, 30_000);
+});

@@ -46,7 +46,7 @@ test("ten sockets in all processes together; the eleventh is refused at each; a 
   here[0]!.close();
   await until("its place is free", async () => (await list(user.id)).length === 9);
   expect((await openChat(other, user.token, agentId)).closed).toBeNull();
-}, 30_000);
+});
 
 test("of 24 that are opened at once at two processes ten live", async () => {
   const { user, agentId } = await startTwo();
@@ -54,7 +54,7 @@ test("of 24 that are opened at once at two processes ten live", async () => {
   await until("the others are closed", () => chats.filter((chat) => chat.closed?.code === 4429).length === 14);
   expect(living(chats).length).toBe(10);
   expect((await list(user.id)).length).toBe(10);
-}, 30_000);
+});
 
 test("a dead process's sockets run out by themselves; living ones are refreshed, also after Redis was emptied", async () => {
   const { user, agentId } = await startTwo({ CHAT_PING_MS: "500" });
@@ -67,7 +67,7 @@ test("a dead process's sockets run out by themselves; living ones are refreshed,
   await reef.deps.redis.del(`ws:connections:${user.id}`);
   await until("both are known again", async () => (await list(user.id)).length === 2);
   expect(mine.closed).toBeNull();
-}, 30_000);
+});
 
 test("an orderly stop leaves no place taken", async () => {
   const { user, agentId } = await startTwo();
@@ -75,7 +75,7 @@ test("an orderly stop leaves no place taken", async () => {
   await other.stop();
   await until("they are sent away", () => living(chats).length === 0);
   expect(await list(user.id)).toEqual([]);
-}, 30_000);
+});
 
 test("Redis away: each process counts its own", async () => {
   const redis = await Proxy.open(() => Number(new URL(process.env["TEST_REDIS_URL"]!).port));
@@ -89,10 +89,10 @@ test("Redis away: each process counts its own", async () => {
     expect(living(chats).length).toBe(10);
     expect((await openChat(api, user.token, agentId)).closed?.code).toBe(4429);
   }
-}, 30_000);
+});
 
 test("a Redis that never answers keeps nobody waiting", async () => {
   const { user, agentId } = await startTwo();
   reef.deps.redis.eval = () => new Promise(() => undefined);
   expect((await openChat(reef, user.token, agentId)).closed).toBeNull();
-}, 30_000);
+});

@@ -148,7 +148,7 @@ test("whichever process takes a turn over goes on with the same trace", async ()
   const [turn] = named(spans, "turn");
   expect(turn!.instance).toBe(second.deps.processId);
   expect(attempts.map(({ parentId }) => parentId)).toEqual([turn!.spanId, turn!.spanId]);
-}, 20_000);
+});
 
 test("calls for voice are parts of the request, or of the chat, that they are made for", async () => {
   collector = startCollector();
@@ -174,7 +174,7 @@ test("calls for voice are parts of the request, or of the chat, that they are ma
   for (const part of [" > chat voice", "chat voice > transcribe", "chat voice > accept message", "turn > speak"])
     expect(tree).toContain(part);
   expect(collector.bodies.join("\n")).not.toContain(KEY);
-}, 20_000);
+});
 
 test("a collector that takes nothing costs one line in the log, and one when it is well again", async () => {
   const { reef, user, assistant } = await start();
@@ -193,7 +193,7 @@ test("a collector that takes nothing costs one line in the log, and one when it 
   chat.say("hello");
   await until("it is well again", () => said("takes traces again") > 0);
   expect([said("takes no traces"), said("takes traces again")]).toEqual([1, 1]);
-}, 30_000);
+});
 
 test("where no collector is, everything goes on, and ends", async () => {
   const { reef, user, assistant } = await start("http://127.0.0.1:1");
@@ -201,7 +201,7 @@ test("where no collector is, everything goes on, and ends", async () => {
   chat.say("hello");
   await chat.next("the answer", isAnswer);
   await reef.stopProcess();
-}, 20_000);
+});
 
 test("a collector that hangs holds up neither the chat nor the end of the process", async () => {
   const { reef, user, assistant } = await start();
@@ -216,7 +216,7 @@ test("a collector that hangs holds up neither the chat nor the end of the proces
   // It ended though the collector has answered nothing to this moment.
   expect(collector.bodies).toEqual([]);
   expect(reef.logs.some((line) => line.includes('"closer":"traces"'))).toBe(true);
-}, 20_000);
+});
 
 test("without the setting nothing is loaded and nothing is sent", async () => {
   const source = (name: string) => JSON.stringify(join(import.meta.dir, "../../src", name));

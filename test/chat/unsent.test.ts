@@ -55,7 +55,7 @@ test("who loses only its own gateway connection gives back what it never sent: a
   expect((await sql`select status from usage_logs`).map((row) => row["status"])).toEqual(["committed", "committed"]);
   // It had not fallen asleep: nobody was told that it must be woken.
   expect([...chat.frames, ...other.frames].filter((frame) => frame.type === "state")).toEqual([]);
-}, 30_000);
+});
 
 test("with nobody else there it waits in its place, uncharged and unclaimed, until the connection is back", async () => {
   const { first, chat, network, sql, goOn } = await claimAndLose();
@@ -73,4 +73,4 @@ test("with nobody else there it waits in its place, uncharged and unclaimed, unt
   expect(chat.frames.filter(isAnswer).map((frame) => frame.content)).toEqual(["Echo: hello", "Echo: second"]);
   // Once before the connection was lost, then once for each.
   expect(first.logs.filter((line) => line.includes("turn started")).length).toBe(3);
-}, 30_000);
+});

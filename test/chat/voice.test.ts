@@ -1,4 +1,4 @@
-import { afterAll, afterEach, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
 import { newId } from "../../src/lib/ids.ts";
 import { isAnswer, openChat } from "../factories.ts";
 import { until } from "../harness.ts";
@@ -20,8 +20,6 @@ import {
   WEATHER,
   type VoiceTown,
 } from "./voiceTown.ts";
-
-setDefaultTimeout(20_000);
 
 let town: VoiceTown;
 beforeAll(async () => void (town = await startVoiceTown()));

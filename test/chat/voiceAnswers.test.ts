@@ -1,4 +1,4 @@
-import { afterAll, afterEach, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
 import { parseBuffer } from "music-metadata";
 import { renderSpokenText } from "../../src/lib/spokenText.ts";
 import { isAnswer, openChat, type Chat, type Json } from "../factories.ts";
@@ -39,8 +39,6 @@ const SENTENCES = [
   "Look at the page.",
   "Then: the last one is z. B. 3.5 long.",
 ];
-
-setDefaultTimeout(20_000);
 
 let town: VoiceTown;
 const closers: (() => unknown)[] = [];
@@ -430,7 +428,7 @@ test("a device that stops reading: what is made waits for it, nothing more is; t
   expect(slow.frames.filter(isEnd)).toMatchObject([{ frames: lines.length, reason: "done" }]);
   expect(slow.messages().map((message) => message.content)).toEqual([WEATHER.text, lines.join(" ")]);
   await settled(reef, user);
-}, 60_000);
+});
 
 test("the message is sent again on a new socket: the answer is spoken there, from its start, once", async () => {
   const { reef } = town;

@@ -1,4 +1,4 @@
-import { afterEach, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, expect, test } from "bun:test";
 import { newId } from "../../src/lib/ids.ts";
 import { isAnswer, openChat, type Chat, type Json } from "../factories.ts";
 import { ApiProcess } from "../faults/apiProcess.ts";
@@ -23,8 +23,6 @@ import {
   type Person,
   type VoiceTown,
 } from "./voiceTown.ts";
-
-setDefaultTimeout(60_000);
 
 let town: VoiceTown;
 const closers: (() => unknown)[] = [];

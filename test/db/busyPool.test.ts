@@ -21,4 +21,4 @@ test("a transaction whose BEGIN is the last that a busy connection takes has it 
     expect((await sql`select 1 from said where n = ${before}`).length).toBe(1);
   }
   await sql.end();
-}, 20_000);
+});

@@ -35,7 +35,7 @@ test("a connection that is cut inside a transaction rejects it and is as good as
     await untilBothWork(sql);
   }
   await sql.end();
-}, 20_000);
+});
 
 test("a statement of a transaction whose connection was cut never reaches somebody else's transaction", async () => {
   const sql = connectDatabase(url, { max: 1, name: "single" });
@@ -57,7 +57,7 @@ test("a statement of a transaction whose connection was cut never reaches somebo
   });
   expect((await sql`select text from notes`).map((row) => row["text"])).toEqual(["of the second"]);
   await sql.end();
-}, 20_000);
+});
 
 test("a lock whose connection is cut ends: its holder is told, and somebody else gets it", async () => {
   const sql = connectDatabase(url, { max: 3, name: "holder" });
@@ -72,7 +72,7 @@ test("a lock whose connection is cut ends: its holder is told, and somebody else
   expect(ended).toBe(true);
   expect(await withAdvisoryLock(sql, "one", async () => "next")).toBe("next");
   await sql.end();
-}, 20_000);
+});
 
 test("one at a time holds a lock; it is free again when the work fails", async () => {
   const sql = connectDatabase(url, { max: 3, name: "two" });
@@ -96,7 +96,7 @@ test("locks that fail during an outage cost the pool no connection", async () =>
     await untilBothWork(sql);
   }
   await sql.end();
-}, 20_000);
+});
 
 /** Both connections of the pool answer at once; what was just cut may be refused for a moment, but nothing hangs. */
 async function untilBothWork(sql: Sql): Promise<void> {

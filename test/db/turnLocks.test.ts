@@ -29,4 +29,4 @@ test("leases of many turns that are renewed while their user is suspended: nobod
   ];
   expect((await Promise.allSettled(all)).map(({ status }) => status)).toEqual(Array(4).fill("fulfilled"));
   await sql.end();
-}, 60_000);
+});

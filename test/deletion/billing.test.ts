@@ -54,7 +54,7 @@ test("every living subscription ends, however many there are and however they st
   const charges = truth.charges.length;
   shop.stripe.advance({ months: 3 });
   expect(shop.stripe.truth(customer).charges.length).toBe(charges);
-}, 60_000);
+});
 
 test("a checkout that is open when the person leaves is taken back: nobody can pay it afterwards", async () => {
   const user = await makeUser(shop.reef);
@@ -65,7 +65,7 @@ test("a checkout that is open when the person leaves is taken back: nobody can p
   expect(openSessions(shop, customer)).toEqual([]);
   expect(() => shop.stripe.completeCheckout(idIn(url))).toThrow("expired");
   expect(shop.stripe.truth(customer).customer).toBe("deleted");
-}, 60_000);
+});
 
 test("a checkout that is being made while the person leaves: the deletion waits for it, and takes it back", async () => {
   const user = await makeUser(shop.reef);
@@ -93,7 +93,7 @@ test("a checkout that is being made while the person leaves: the deletion waits 
   // Stripe came to it when there was no customer any more, or the deletion has found it.
   expect(mine.filter(({ status }) => status !== "expired")).toEqual([]);
   expect(customersOf(user)).toEqual([]);
-}, 60_000);
+});
 
 test("a request that was let in before the person left finds the door closed", async () => {
   const user = await makeUser(shop.reef);
@@ -119,7 +119,7 @@ test("paid in the very moment: it is ended, too", async () => {
   await isGone(user);
   expect(liveSubscriptions(shop, customer)).toEqual([]);
   expect(shop.stripe.truth(customer).subscriptions.length).toBe(1);
-}, 60_000);
+});
 
 test("a customer that was made, but whose making was cut off, is found by what Stripe knows", async () => {
   const user = await makeUser(shop.reef);
@@ -132,7 +132,7 @@ test("a customer that was made, but whose making was cut off, is found by what S
   await leave(user);
   await isGone(user);
   expect(customersOf(user)).toEqual([]);
-}, 60_000);
+});
 
 test("who never bought anything leaves without Stripe", async () => {
   const user = await makeUser(shop.reef);
@@ -140,7 +140,7 @@ test("who never bought anything leaves without Stripe", async () => {
   await leave(user);
   await isGone(user);
   expect(shop.stripe.requests.slice(before)).toEqual([]);
-}, 60_000);
+});
 
 test("a key of another account: nobody is told that they are gone while they pay there", async () => {
   const user = await makeSubscriber(shop);
@@ -160,7 +160,7 @@ test("a key of another account: nobody is told that they are gone while they pay
   await name(customer, mine!.id);
   await isGone(user);
   expect(liveSubscriptions(shop, customer)).toEqual([]);
-}, 40_000);
+});
 
 test("another customer, made in place of one that is gone and never kept, is found when the person leaves", async () => {
   const user = await makeSubscriber(shop);
@@ -176,7 +176,7 @@ test("another customer, made in place of one that is gone and never kept, is fou
   expect((await leave(user)).status).toBe(202);
   await isGone(user);
   expect(customersOf(user)).toEqual([]);
-}, 40_000);
+});
 
 test("without a key: who pays waits for it, who pays nothing leaves", async () => {
   const payer = await makeSubscriber(shop);
@@ -198,4 +198,4 @@ test("without a key: who pays waits for it, who pays nothing leaves", async () =
   await until("it has failed", async () => (await stepOf(payer))?.lastError);
   expect(await stepOf(payer)).toEqual({ step: "subscription", lastError: "Error stripe_not_configured" });
   await closed.stop();
-}, 60_000);
+});

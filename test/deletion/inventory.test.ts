@@ -155,7 +155,7 @@ test("whoever leaves is found nowhere: rows, keys, files, logs; the neighbour is
   expect(await takeSnapshot(sql, reef.dir, neighbour.id, [near.agent_id])).toBe(before);
   const findings = await checkInvariants(reef.deps, { patienceMs: 20_000, timeoutMs: 10_000 });
   expect(findings.filter((finding) => finding.status !== "ok")).toEqual([]);
-}, 60_000);
+});
 
 test("the search can fail: a new table with a user's text is seen, planted or not", async () => {
   const { sql } = reef;

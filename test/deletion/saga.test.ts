@@ -58,7 +58,7 @@ beforeAll(async () => {
   const wake = () => [reconciler, ...running].forEach((loop) => loop.wake());
   const unlisten = await listen(deps.sql, wake, wake);
   close.push(unlisten, () => reconciler.stop());
-}, 60_000);
+});
 afterAll(async () => {
   await Promise.all([...running].map((loop) => loop.stop()));
   for (const one of close) await one();
@@ -166,7 +166,7 @@ for (const step of STEPS) {
       await dying.stop();
       await stop(other);
       await expectGone(person);
-    }, 40_000);
+    });
   }
 }
 
@@ -195,7 +195,7 @@ test("money first: while Stripe fails nothing else is done, nobody else waits, a
     .map(({ idempotencyKey }) => idempotencyKey);
   expect([keys.length >= 2, new Set(keys).size]).toEqual([true, keys.length]);
   await stop(loop);
-}, 40_000);
+});
 
 test("a subscription that is cancelled or unknown already is done", async () => {
   const person = next();
@@ -205,7 +205,7 @@ test("a subscription that is cancelled or unknown already is done", async () => 
   await reaches(person.user, "done");
   await expectGone(person);
   await stop(loop);
-}, 40_000);
+});
 
 test("a provider that never takes its token back keeps nobody's data: given up after a while, and audited", async () => {
   const { user } = next();
@@ -222,7 +222,7 @@ test("a provider that never takes its token back keeps nobody's data: given up a
     where subject_user_id = ${user.id} and action not like 'subscription.%' order by id`;
   expect(audits.map((row) => row["action"])).toContain("identity.revocation_failed");
   await stop(loop);
-}, 40_000);
+});
 
 test("without the provider's key, or with a token that can't be read, the deletion does not wait at all", async () => {
   const [keyless, unreadable] = [next().user, next().user];
@@ -239,7 +239,7 @@ test("without the provider's key, or with a token that can't be read, the deleti
     expect(audits.map((row) => row["action"])).toContain("identity.revocation_failed");
   }
   await stop(loop);
-}, 40_000);
+});
 
 test("two processes: each step of each is done by one of them, and the invariants hold meanwhile and after", async () => {
   const person = next();
@@ -265,4 +265,4 @@ test("two processes: each step of each is done by one of them, and the invariant
   expect(done).toEqual([...STEPS]);
   expect(await violated()).toEqual([]);
   for (const loop of loops) await stop(loop);
-}, 60_000);
+});

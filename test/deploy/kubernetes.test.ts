@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { Deployment, StatefulSet } from "kubernetes-models/apps/v1";
@@ -11,8 +11,6 @@ import { environmentSchema, loadConfig, loadFilesConfig } from "../../src/config
 import { createMetrics } from "../../src/lib/metrics.ts";
 import type { Json } from "../factories.ts";
 import { serveFolder, startTestReef } from "../harness.ts";
-
-setDefaultTimeout(60_000);
 
 const root = resolve(import.meta.dir, "../..");
 const folder = join(root, "deploy/kubernetes");

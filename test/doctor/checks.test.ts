@@ -48,7 +48,7 @@ beforeAll(async () => {
     statfs: async () => ({ bytes: 1000, freeBytes: left * 1000, inodes: 1000, freeInodes: 1000 }),
   });
   pins = await readPins();
-}, 30_000);
+});
 afterAll(async () => {
   await reef?.stop();
   await stripe?.close();
@@ -312,7 +312,7 @@ test("the invariants", async () => {
   expect(await look("database.invariants", { scene: { options: { deep: false, alarm: false } } })).toStartWith(
     "skipped: ",
   );
-}, 60_000);
+});
 
 test("Redis", async () => {
   const redisOf = (parts: object) => ({ status: "ready", ...parts }) as unknown as Redis;
@@ -366,13 +366,13 @@ test("the gateway", async () => {
   await reef.sql`update gateways set canary_result = 'leak'`;
   expect(await look("gateway.canary")).toStartWith("bad: ");
   await reef.sql`update gateways set canary_result = null, canary_at = null`;
-}, 20_000);
+});
 
 test("the gateway's configuration", async () => {
   expect(await look("gateway.configuration")).toStartWith("ok: ");
   const workspaces = { ...reef.deps.workspaces, readConfig: async () => '{"agents":{"entries":{}}}' };
   expect(await look("gateway.configuration", { deps: { workspaces } })).toContain("bad: not so (config_current)");
-}, 30_000);
+});
 
 test("real chats, and two at once", async () => {
   const deafFront = Bun.serve({ port: 0, fetch: () => Response.json({ code: "internal_error" }, { status: 500 }) });
@@ -389,7 +389,7 @@ test("real chats, and two at once", async () => {
     { n: number }[]
   >`select count(*)::int as n from users where email like 'doctor-%' and status = 'active'`;
   expect(left!.n).toBe(0);
-}, 60_000);
+});
 
 test("what is another's is seen in any frame", () => {
   const answer = { answer: "", firstMs: 1, totalMs: 2 };
@@ -491,7 +491,7 @@ test("timers and their jobs", async () => {
   const copies = { BACKUP_AGE_RECIPIENTS: ["age1x"], RESTIC_REPOSITORY: "s3:https://s3.example.com/reef" };
   expect(await look("backup.copies", { config: copies })).toStartWith("ok: ");
   expect(await look("backup.copies")).toStartWith("warn: ");
-}, 30_000);
+});
 
 test("the machine", async () => {
   left = 0.5;

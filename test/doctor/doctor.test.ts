@@ -175,7 +175,7 @@ describe("the command", () => {
     const chat = await run(env, "--only", "chat");
     expect(chat.out.trim().split("\n").at(-1)).toBe("3 ok, 0 warn, 0 bad, 0 skipped");
     expect(chat.code).toBe(0);
-  }, 60_000);
+  });
 
   test("it finds the trial that runs; without one, or misused, 2", async () => {
     const folder = mkdtempSync(join(tmpdir(), "reef-doctor-"));
@@ -190,7 +190,7 @@ describe("the command", () => {
     expect((await run({}, "--only", "nonsense")).said).toContain('There is no group "nonsense"');
     expect((await run({}, "--dry-run")).code).toBe(2);
     expect((await run({}, "--help")).out).toContain("Exit code: 0 nothing is bad");
-  }, 30_000);
+  });
 
   test("settings that can't be read are a finding, and the machine is looked at all the same", async () => {
     const { code, out, said } = await run(

@@ -32,7 +32,7 @@ beforeAll(async () => {
   dir = mkdtempSync(join(tmpdir(), "reef-care-"));
   const workspaces = createWorkspaces(dir, log);
   await workspaces.writeConfig(renderGatewayConfig({ config: settingsOf(1), workspaces }, []));
-}, 30_000);
+});
 afterAll(async () => {
   await sql?.end({ timeout: 1 });
   rmSync(dir, { recursive: true, force: true });

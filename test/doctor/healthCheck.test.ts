@@ -80,7 +80,7 @@ test("Redis away", async () => {
   expect(await open()).toEqual([]);
   await deps.close();
   machine.remove();
-}, 20_000);
+});
 
 test("answers that nobody takes up", async () => {
   const machine = makeStandIn();
@@ -135,7 +135,7 @@ test("the job: a summary, a row; one at a time; --help", async () => {
   });
   expect((await runJob({}, "--help")).out).toContain("most 3 times an hour");
   expect((await runJob({})).code).toBe(78);
-}, 30_000);
+});
 
 test("without its database it tells all the same, once, and when it is over", async () => {
   const webhook = startWebhook();
@@ -160,4 +160,4 @@ test("without its database it tells all the same, once, and when it is over", as
   expect(readdirSync(env.GATEWAY_RESTART_DIR)).toEqual([]);
   await webhook.stop();
   rmSync(folder, { recursive: true });
-}, 30_000);
+});

@@ -20,11 +20,11 @@ let servers: Servers;
 const gateways = new Map<"real" | "fake", CellGateway>();
 beforeAll(async () => {
   servers = await startServers();
-}, 60_000);
+});
 afterAll(async () => {
   for (const gateway of gateways.values()) await gateway.stop();
   await servers.stop();
-}, 30_000);
+});
 
 async function gatewayFor(kind: "real" | "fake"): Promise<CellGateway> {
   const known = gateways.get(kind);

@@ -1,11 +1,9 @@
-import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, beforeAll, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { COMMAND_TEXTS } from "../../src/services/canaryProbes.ts";
 import { createPerson, lastSaid, openChat, type Chat } from "./people.ts";
 import { startStack, type Stack } from "./realGateway.ts";
-
-setDefaultTimeout(60_000);
 
 let stack: Stack;
 let chat: Chat;

@@ -1,9 +1,7 @@
-import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import type { Answer } from "../fakes/openai.ts";
 import { createPerson, openChat, readRows, readUsage, until, type Person } from "./people.ts";
 import { startStack, type Stack } from "./realGateway.ts";
-
-setDefaultTimeout(60_000);
 
 /** What the provider says must stay with the provider. */
 const QUOTE = "planted provider text 5c1d";

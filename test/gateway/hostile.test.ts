@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import {
   existsSync,
   linkSync,
@@ -16,8 +16,6 @@ import { messageText } from "../fakes/projectContext.ts";
 import type { Step } from "../fakes/openai.ts";
 import { createPerson, openChat, readRows, toolResults, until, type Chat, type Person } from "./people.ts";
 import { GATEWAY_TOKEN, MODEL_KEY, startStack, type Stack } from "./realGateway.ts";
-
-setDefaultTimeout(60_000);
 
 const HOST_SECRET = "planted-on-the-host-77ab";
 const NEIGHBOUR_SECRET = "planted-at-the-neighbour-12fe";

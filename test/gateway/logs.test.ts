@@ -1,11 +1,9 @@
-import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, beforeAll, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Step } from "../fakes/openai.ts";
 import { createPerson, openChat, toolResults, type Chat } from "./people.ts";
 import { startStack, type Stack } from "./realGateway.ts";
-
-setDefaultTimeout(60_000);
 
 const PHRASE = "quince-lantern-4417";
 

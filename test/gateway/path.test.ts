@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { personaAnswer } from "../fakes/persona.ts";
@@ -18,8 +18,6 @@ import {
   type Person,
 } from "./people.ts";
 import { startStack, type Stack } from "./realGateway.ts";
-
-setDefaultTimeout(60_000);
 
 let stack: Stack;
 let ada: Person;

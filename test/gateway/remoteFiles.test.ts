@@ -1,11 +1,9 @@
-import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, beforeAll, expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { serveFolder } from "../harness.ts";
 import { createPerson, openChat, request, until, type Person } from "./people.ts";
 import { startStack, type Stack } from "./realGateway.ts";
-
-setDefaultTimeout(60_000);
 
 let stack: Stack;
 let files: ReturnType<typeof serveFolder>;

@@ -43,7 +43,7 @@ test("a token is made, shown once, works, is listed, is revoked, is refused; a n
     ["operator.token_revoked", "job:admin", "carol"],
     ["operator.token_refused", "unknown", undefined],
   ] as never);
-}, 60_000);
+});
 
 test("misuse is 2 and a sentence, help is 0, for each command", async () => {
   for (const args of [
@@ -61,7 +61,7 @@ test("misuse is 2 and a sentence, help is 0, for each command", async () => {
     expect((await run({}, "token", verb, "--help")).out).toStartWith(`npm run admin -- token ${verb}`);
   expect(await run({}, "--help")).toMatchObject({ code: 0, out: expect.stringContaining("token create --name NAME") });
   expect(await run({}, "token", "list")).toMatchObject({ code: 2, said: expect.stringContaining("No running system") });
-}, 60_000);
+});
 
 test("alarms are listed, and one of something that is no more is ended", async () => {
   await raiseAlarm(reef.deps, { key: "gateway:gone", severity: "critical", summary: "gateway gone does not answer" });

@@ -152,7 +152,7 @@ describe("a unit that has failed", () => {
     expect(await open()).toHaveLength(1);
     expect((await alarm("--over", "reef-api@1.service")).code).toBe(0);
     expect(told()).toEqual(["firing unit:reef-api@1 critical", "resolved unit:reef-api@1 critical"]);
-  }, 30_000);
+  });
 
   test("and was a job that told of it keeps the job's words; one that could not is told of", async () => {
     await raiseAlarm(reef.deps, { key: "job:backup", severity: "warning", summary: "backup failed: no space" });
@@ -163,7 +163,7 @@ describe("a unit that has failed", () => {
       { key: "job:backup", severity: "warning", summary: "backup failed: no space" },
       expect.objectContaining({ key: "job:verify-backup" }),
     ] as never);
-  }, 30_000);
+  });
 
   test("is told without a database and with a configuration that is refused, without a secret in the words", async () => {
     const away = { ...reef.env, DATABASE_URL: "postgres://reef:hush@127.0.0.1:1/reef" };
@@ -177,7 +177,7 @@ describe("a unit that has failed", () => {
     expect(await open()).toEqual([] as never);
     // Its end can't be recorded then: the next start of the unit, or an operator, does it.
     expect((await runProgram(away, "src/jobs/alarm.ts", "--over", "reef-api@2.service")).code).toBe(1);
-  }, 60_000);
+  });
 
   test("1 where nobody can be told, 2 without a unit, 0 with --help", async () => {
     const { ALARM_WEBHOOK_URL: _, ALARM_EMAIL: __, ...nobody } = reef.env;
@@ -191,7 +191,7 @@ describe("a unit that has failed", () => {
     expect([silent.code, silent.said.includes("nobody could be told")]).toEqual([1, true]);
     expect((await alarm()).code).toBe(2);
     expect(await runProgram({}, "src/jobs/alarm.ts", "--help")).toMatchObject({ code: 0 });
-  }, 60_000);
+  });
 });
 
 test("a gateway's start is awaited, for as long as its process lives", async () => {
@@ -213,4 +213,4 @@ test("a gateway's start is awaited, for as long as its process lives", async () 
   await ended.exited;
   expect((await runProgram({}, "src/jobs/awaitGateway.ts", port, String(ended.pid))).code).toBe(1);
   expect((await runProgram({}, "src/jobs/awaitGateway.ts", newId())).code).toBe(2);
-}, 30_000);
+});

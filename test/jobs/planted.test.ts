@@ -36,7 +36,7 @@ beforeAll(async () => {
   sql = deps.sql;
   before = await counts();
   expect([...before].filter(([, n]) => n !== 0)).toEqual([]);
-}, 60_000);
+});
 afterAll(async () => {
   await deps?.close();
   await reef?.stop();

@@ -101,7 +101,7 @@ test("two at once take each row once, pass over what is locked, and stop when th
   const { code, out } = await runProgram(reef.env, "src/jobs/removeExpired.ts");
   expect([code, out]).toEqual([0, expect.stringMatching(/^remove-expired: ok: removed .* 1 idempotency_keys/)]);
   expect(await countKeys()).toBe(2);
-}, 30_000);
+});
 
 test("records of the operation: old ones go, but each job's newest of each outcome, what is open, and the audit's time", async () => {
   const { sql } = reef;
@@ -129,4 +129,4 @@ test("records of the operation: old ones go, but each job's newest of each outco
   const { code, out } = await runProgram({ ...reef.env, AUDIT_KEEP_DAYS: "30" }, "src/jobs/pruneLogs.ts");
   expect([code, out]).toEqual([0, "prune-logs: ok: removed 0 job_runs, 0 alarms, 2 audit_log"]);
   expect((await sql`select actor from audit_log`).map((row) => row["actor"])).toEqual(["29"]);
-}, 30_000);
+});

@@ -38,7 +38,7 @@ test("a job that goes well: its row, its line, 0, and nobody is told", async () 
     { outcome: "ok", summary: "2 things done", details: { things: 2 }, finished: true },
   ] as never);
   expect(duty.posts).toEqual([]);
-}, 30_000);
+});
 
 test("a job that fails: 1, one alarm however often, and its end when it goes well again", async () => {
   expect(await run("fails", badly)).toMatchObject({ code: 1, out: "fails: failed: 1 thing is broken" });
@@ -62,7 +62,7 @@ test("a job that fails: 1, one alarm however often, and its end when it goes wel
   expect((await rowsOf("fails")).map(({ outcome }) => outcome)).toEqual(["failed", "failed", "ok", "ok"]);
   const newest = (await listNewestRuns(reef.sql)).find((each) => each.job === "fails");
   expect(newest).toMatchObject({ last: { outcome: "ok" }, lastOkAt: expect.any(Date) });
-}, 30_000);
+});
 
 test("what Postgres or a file system says may quote somebody: only its name and code leave the log", async () => {
   duty.posts.length = 0;
@@ -77,7 +77,7 @@ test("what Postgres or a file system says may quote somebody: only its name and 
   expect(rows).toHaveLength(2);
   expect(duty.posts).toHaveLength(2);
   expect(JSON.stringify([rows, duty.posts])).not.toContain("planted words");
-}, 30_000);
+});
 
 /** Records that it is at work, and works until somebody says enough. */
 const slow = `
@@ -98,7 +98,7 @@ test("a second one at once is skipped: 0, no row, no alarm", async () => {
   expect(await first.ended).toMatchObject({ code: 0, out: "twice: ok: enough" });
   expect((await rowsOf("twice")).map(({ outcome }) => outcome)).toEqual(["ok"]);
   await reef.sql`drop table enough`;
-}, 30_000);
+});
 
 test("one that is killed leaves a row that says so, and the next one works", async () => {
   const killed = start(reef.env, job("killed", slow));
@@ -111,7 +111,7 @@ test("one that is killed leaves a row that says so, and the next one works", asy
     ["ok", true],
   ]);
   await reef.sql`drop table if exists enough`;
-}, 60_000);
+});
 
 test("without a database 75, with a bad configuration 78 and no value in its words, with --help 0", async () => {
   const away = await run("away", well, { ...reef.env, DATABASE_URL: "postgres://reef:hush@127.0.0.1:1/reef" });
@@ -124,4 +124,4 @@ test("without a database 75, with a bad configuration 78 and no value in its wor
   expect(bad.said).toContain("PORT");
   expect(bad.said).not.toContain("tooshort");
   expect(await runProgram({}, ...job("help", well), "--", "--help")).toMatchObject({ code: 0, out: "the help" });
-}, 60_000);
+});

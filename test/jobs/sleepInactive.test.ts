@@ -85,4 +85,4 @@ test("the unused of free plans sleep, whatever the processes do; nothing is lost
   } finally {
     await process.stop();
   }
-}, 60_000);
+});

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, beforeAll, expect, test } from "bun:test";
 import { resetUserPassword } from "../../src/db/credentials.ts";
 import { notify } from "../../src/db/notify.ts";
 import { listSessionAddresses } from "../../src/db/sessions.ts";
@@ -9,8 +9,6 @@ import { add, digestOf } from "../../src/services/throttle.ts";
 import { call, makeAssistant, makeUser, openChat, type TestUser } from "../factories.ts";
 import { startFakeSmtp, type FakeSmtp } from "../fakes/smtp.ts";
 import { startProcess, startTestReef, until, type TestReef } from "../harness.ts";
-
-setDefaultTimeout(60_000);
 
 let smtp: FakeSmtp;
 let reef: TestReef;

@@ -1,4 +1,4 @@
-import { afterAll, afterEach, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -10,8 +10,6 @@ import { sendLastMail, sendMail } from "../../src/services/mail.ts";
 import { call, makeUser, type TestUser } from "../factories.ts";
 import { startFakeSmtp, type FakeSmtp } from "../fakes/smtp.ts";
 import { startProcess, startTestReef, until, type TestReef } from "../harness.ts";
-
-setDefaultTimeout(60_000);
 
 let smtp: FakeSmtp;
 let reef: TestReef;

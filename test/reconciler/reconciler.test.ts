@@ -48,7 +48,7 @@ test("in a full set a sleeper gets the place as soon as the one that has it is d
   await second.chat.next("its ack", (frame) => frame.type === "ack");
   open();
   expect(await second.chat.next("the answer", isAnswer)).toMatchObject({ content: "answer to hello" });
-}, 20_000);
+});
 
 test("a long backlog does not keep its place in a full set from a sleeper whose message is older", async () => {
   reef = await startTestReef({ GATEWAY_WORKING_SET: "1" });
@@ -68,7 +68,7 @@ test("a long backlog does not keep its place in a full set from a sleeper whose 
     select count(*)::int as n from turns where user_id = ${first.user.id} and status = 'done'`) as Json;
   expect(n).toBe(1);
   await until("the backlog is answered", () => first.chat.frames.filter(isAnswer).length === 21, 20_000);
-}, 40_000);
+});
 
 test("an assistant deleted while it answers is purged at once, and its id is never configured again", async () => {
   reef = await startTestReef();
@@ -88,7 +88,7 @@ test("an assistant deleted while it answers is purged at once, and its id is nev
     const keys = await reef.deps.redis.keys(`${reef.env["REDIS_PREFIX"]}turn:*`);
     expect(keys).toEqual([]);
   }
-}, 60_000);
+});
 
 test("a workspace that can't be made: the person is told, nothing spins, others wake, and it wakes when it can", async () => {
   reef = await startTestReef();
@@ -112,7 +112,7 @@ test("a workspace that can't be made: the person is told, nothing spins, others 
   await reef.sql`update assistants set failed_at = now() - interval '1 minute' where id = ${assistant.id}`;
   chat.say("hello");
   await chat.next("the answer", isAnswer);
-}, 30_000);
+});
 
 test("what can't be erased holds up nobody else", async () => {
   reef = await startTestReef();
@@ -131,7 +131,7 @@ test("what can't be erased holds up nobody else", async () => {
   rmSync(join(reef.dir, "state", "media", "inbound"));
   await openFor();
   await until("it is erased", async () => (await rowOf(assistant.id)).purgeStep === "purged");
-}, 30_000);
+});
 
 test("a hand edit is put back and counted; our own writes, of two processes, are not", async () => {
   reef = await startTestReef();
@@ -150,7 +150,7 @@ test("a hand edit is put back and counted; our own writes, of two processes, are
   await untilAwake((await makeAssistant(user)).id);
   await until("it is counted", async () => (await repairs()) === 1);
   expect(readFileSync(path, "utf8")).not.toContain('"exec"');
-}, 30_000);
+});
 
 test("a process that stands still in the middle of a pass keeps nobody asleep", async () => {
   reef = await startTestReef();
@@ -181,7 +181,7 @@ test("a process that stands still in the middle of a pass keeps nobody asleep", 
   await untilAwake((await user.call("POST", "/api/assistants", {})).body.id);
   held.resolve();
   expect(await holder).toBe("lost");
-}, 30_000);
+});
 
 test("parking leaves what is no agent alone and never hides a conversation behind another", async () => {
   reef = await startTestReef();

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, beforeAll, expect, test } from "bun:test";
 import { once } from "node:events";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type AddressInfo, type Server } from "node:net";
@@ -10,8 +10,6 @@ import { createLog } from "../../src/lib/log.ts";
 import { freePort } from "../../scripts/services/process.ts";
 import { isAnswer, makeAssistant, makeUser, openChat } from "../factories.ts";
 import { FILES_TOKEN, serveFolder, startTestReef, until } from "../harness.ts";
-
-setDefaultTimeout(60_000);
 
 const AGENT = "agent_10000000";
 let dir: string;

@@ -79,7 +79,7 @@ test("/plan says how things stand and where a plan is bought", async () => {
     await selling.stop();
     await stripe.close();
   }
-}, 60_000);
+});
 
 test("nobody there, and somebody else there, are one sentence each", async () => {
   const account = ["--email", "a@example.org", "--password", "long enough", "--say", "x"];
@@ -122,4 +122,4 @@ test("what is said while Reef is away is said when it is back; who asks once giv
   patient.link.close();
   await again.stop();
   await own.stop();
-}, 60_000);
+});

@@ -74,7 +74,7 @@ test("clicked through: bought, heard of by webhook, changed; after a restart it 
   expect((await checkout(user, "premium")).body.code).toBe("already_subscribed");
   expect((await press(change, fields(html))).status).toBe(303);
   expect(statSync(file).mode & 0o777).toBe(0o600);
-}, 60_000);
+});
 
 test("a port that somebody else has by now: another one; a damaged file: a sentence that says what to do", async () => {
   const shop = await open();
@@ -101,4 +101,4 @@ test("what is done there is written down by itself, not only at its end", async 
   const id = url.split("/").at(-1);
   await until("it is kept", async () => (await Bun.file(file).text()).includes(id));
   await shop.stop();
-}, 40_000);
+});

@@ -32,7 +32,7 @@ test("a good release: every process runs it, no request failed, every message wa
   expect(town.manager.calls).toContain("systemctl restart reef-files@main");
   expect(lines.join("\n")).toContain("note: two is made for OpenClaw");
   expect(town.manager.calls.filter((call) => call.includes("reef-gateway") && !call.includes("show"))).toEqual([]);
-}, 60_000);
+});
 
 test("OpenClaw only when asked for; one that does not serve is returned from", async () => {
   const { town } = busy;
@@ -51,7 +51,7 @@ test("OpenClaw only when asked for; one that does not serve is returned from", a
   town.manager.badOpenclaw = null;
   expect((await town.deploy("--resume", "--gateway")).last).toBe("deploy: done: every process runs two");
   expect(readlinkSync(link)).toBe(wanted);
-}, 60_000);
+});
 
 test("what can't go well is refused before anything changes", async () => {
   const { town } = busy;
@@ -79,4 +79,4 @@ test("what can't go well is refused before anything changes", async () => {
   expect(town.leftovers()).toEqual([]);
   expect(readdirSync(join(town.root, "opt/reef/releases")).filter((name) => name.startsWith("."))).toEqual([]);
   expect(existsSync(join(town.root, "etc/systemd/system/reef-new.timer"))).toBe(true);
-}, 30_000);
+});

@@ -217,7 +217,7 @@ test("limits: requests, sign-ins, sockets", async () => {
     "too_many_attempts",
     1,
   );
-}, 20_000);
+});
 
 test("bodies: 25 x 2^20 bytes reach the API, one more is refused in its words; 64 KB elsewhere", async () => {
   const sound = { ...bearer(), "content-type": "audio/mpeg" };
@@ -229,7 +229,7 @@ test("bodies: 25 x 2^20 bytes reach the API, one more is refused in its words; 6
   await expectRefusal(larger, 413, "body_too_large", null);
   const name = "x".repeat(64 * 1024);
   await expectRefusal(await post("/api/auth/refresh", { refresh_token: name }), 413, "body_too_large", null);
-}, 20_000);
+});
 
 test("numbers and operators' addresses are nobody's from outside, however they are spelled", async () => {
   for (const path of [
@@ -389,4 +389,4 @@ test("a process that is announced gets nothing; one that is down costs nothing; 
   await expectRefusal(await post("/api/auth/refresh", {}, { at: own }), 503, "service_unavailable", 10);
   other = await startProcess({ ...reef.env, PORT: String(portOf(other.url)) });
   expect(await talk(5)).toEqual(usual);
-}, 30_000);
+});

@@ -48,7 +48,7 @@ describe("the API as a service tells systemd", () => {
         child.kill("SIGKILL");
         socket.close();
       }
-    }, 60_000);
+    });
   }
 });
 
@@ -89,7 +89,7 @@ test("a process whose event loop is stuck does not feed the watchdog until it tu
   expect(feeds(lines.slice(0, from))).toBeGreaterThan(0);
   expect(lines.slice(from, to)).toEqual(["STATUS=stuck"]);
   expect(feeds(lines.slice(to))).toBeGreaterThan(0);
-}, 30_000);
+});
 
 test("nothing is fed without a watchdog, or for another process; nothing is told without systemd", async () => {
   const told = { code: 0, lines: ["READY=1", "STATUS=serving"] };
@@ -99,4 +99,4 @@ test("nothing is fed without a watchdog, or for another process; nothing is told
   expect(await serve(silent, { WATCHDOG_USEC: "20000", NOTIFY_SOCKET: "" })).toEqual({ code: 0, lines: [] });
   // One that nobody listens at is no reason to end.
   expect((await serve(silent, { NOTIFY_SOCKET: "@reef-test-nobody" })).code).toBe(3);
-}, 30_000);
+});

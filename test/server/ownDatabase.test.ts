@@ -1,8 +1,7 @@
-import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, beforeAll, expect, test } from "bun:test";
 import { resolve } from "node:path";
 import postgres from "postgres";
 
-setDefaultTimeout(60_000);
 /** prepareDatabase.ts as setup.sh calls it, on the real Postgres. */
 const adminUrl = process.env["TEST_DATABASE_URL"]!;
 const name = `own_${crypto.randomUUID().slice(0, 8)}`;

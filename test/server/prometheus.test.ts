@@ -105,7 +105,7 @@ test("every alert has a case in which it fires and one in which it does not, and
   expect([...of(false)].toSorted()).toEqual(names);
   const { code, said } = await run("test", "rules", TESTS);
   expect([code, code === 0 ? "" : said]).toEqual([0, ""]);
-}, 60_000);
+});
 
 test("the cases can fail: each of an alert that never fires, and each of one that always does", async () => {
   const all = testsSchema.parse(Bun.YAML.parse(readFileSync(TESTS, "utf8")));
@@ -122,7 +122,7 @@ test("the cases can fail: each of an alert that never fires, and each of one tha
     const missed = rules.filter(({ alert }) => !said.includes(`${alert} ${wrong}`)).map(({ alert }) => alert);
     expect([expr, missed]).toEqual([expr, []]);
   }
-}, 60_000);
+});
 
 /** The series that an expression reads, each with the labels it chooses by. */
 function seriesOf(expr: string): { name: string; labels: string[] }[] {

@@ -188,7 +188,7 @@ describe("every runbook", () => {
     expect(await new Response(child.stdout).text()).toBe("");
     expect(await child.exited).toBe(0);
     rmSync(work, { recursive: true });
-  }, 60_000);
+  });
 });
 
 describe("whoever sends somebody to a runbook", () => {
@@ -238,4 +238,4 @@ test("the check can fail", async () => {
     ["**Seen as:** alarm `kitchen:main`.\n\n", "nothing raises the alarm kitchen:main"],
   ];
   for (const [text, sentence] of bad) expect(await faultsOf(text)).toEqual([sentence]);
-}, 60_000);
+});

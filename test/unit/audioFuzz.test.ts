@@ -47,22 +47,18 @@ function isSane(seconds: number | null, bytes: number): boolean {
 
 describe("damaged recordings", () => {
   RECORDINGS.forEach(({ name, bytes, format }, index) => {
-    test(
-      name,
-      async () => {
-        const random = randomFrom(SEED + index);
-        for (let round = 0; round < ROUNDS; round++) {
-          const damaged = damage(bytes, random);
-          const found = detectFormat(damaged);
-          expect([null, ...AUDIO_FORMATS]).toContain(found);
-          const seconds = await measureAudio(damaged, found ?? format);
-          expect([round, seconds, isSane(seconds, damaged.length)]).toEqual([round, seconds, true]);
-          if (round % HEARD !== 0) continue;
-          expect(await inspector.hasSpeechEnergy(damaged, found ?? format)).toBeBoolean();
-        }
-      },
-      60_000,
-    );
+    test(name, async () => {
+      const random = randomFrom(SEED + index);
+      for (let round = 0; round < ROUNDS; round++) {
+        const damaged = damage(bytes, random);
+        const found = detectFormat(damaged);
+        expect([null, ...AUDIO_FORMATS]).toContain(found);
+        const seconds = await measureAudio(damaged, found ?? format);
+        expect([round, seconds, isSane(seconds, damaged.length)]).toEqual([round, seconds, true]);
+        if (round % HEARD !== 0) continue;
+        expect(await inspector.hasSpeechEnergy(damaged, found ?? format)).toBeBoolean();
+      }
+    });
   });
 });
 

@@ -30,7 +30,7 @@ test("a word isn't kept waiting by an hour", async () => {
   const word = inspector.hasSpeechEnergy(recording("speech.ogg").bytes, "ogg").then(() => answered.push("word"));
   await Promise.all([hour, word]);
   expect(answered).toEqual(["word", "hour"]);
-}, 60_000);
+});
 
 test("a word after a long silence is heard", async () => {
   const word = recording("quiet.wav").bytes.subarray(44);

@@ -114,4 +114,4 @@ test("200 random histories: the books are right and every change was told", asyn
       await fake.close();
     }
   }
-}, 60_000);
+});

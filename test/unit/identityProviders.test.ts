@@ -26,7 +26,7 @@ let lines: string[];
 beforeAll(async () => {
   apple = await startFakeIdentityProvider("apple");
   google = await startFakeIdentityProvider("google");
-}, 30_000);
+});
 afterAll(() => Promise.all([apple.stop(), google.stop()]));
 beforeEach(() => {
   lines = [];
@@ -248,7 +248,7 @@ for (const trouble of ["error", "garbage", "huge", "redirect", "bad key", "hang"
     expect(await codeOf("google", token)).toBe("provider_unavailable");
     google.trouble = null;
     await until("it recovers", async () => (await codeOf("google", await google.sign(ADA))) === "ada");
-  }, 20_000);
+  });
 }
 
 test("keys that have grown old while the provider is down serve on", async () => {

@@ -402,7 +402,7 @@ describe("trouble with the provider", () => {
     const { speech, failures } = connect({ OPENAI_BASE_URL: "http://127.0.0.1:1/v1" });
     expect(await refusalOf(hear(speech))).toEqual(["voice_unavailable", 5]);
     expect(await failures()).toEqual([["transcribe", "connection", 1]]);
-  }, 20_000);
+  });
 
   test("without a key there is no provider", () => {
     expect(createSpeechProvider(loadConfig(BASE), createLog("silent"))).toBeNull();

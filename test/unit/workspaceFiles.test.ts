@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, beforeEach, expect, test } from "bun:test";
 import { execFileSync } from "node:child_process";
 import {
   existsSync,
@@ -16,8 +16,6 @@ import {
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { readWorkspace, type WorkspaceFile } from "../../src/clients/workspaceFiles.ts";
-
-setDefaultTimeout(60_000);
 
 let base: string;
 let folder: string;

@@ -143,7 +143,7 @@ test("who has left is no group of their own any more, and the sums of the past s
   ]);
   expect(total).toEqual(before.total);
   expect(JSON.stringify(items)).not.toContain(leaves.id);
-}, 30_000);
+});
 
 test("by default the last 30 days; a user's own are in what an operator sees of them", async () => {
   const user = await makeUser(reef);
@@ -220,7 +220,7 @@ test("an answer's tokens and cost are in the ledger, with its model and plan; of
   await say("long");
   expect((await rows())[2]).toMatchObject({ status: "committed", tokens: null, cost: null });
   chat.close();
-}, 30_000);
+});
 
 test("the table on the command line: the same numbers, aligned, the sum last; misuse is 2", async () => {
   const user = await makeUser(reef);
@@ -257,4 +257,4 @@ test("the table on the command line: the same numbers, aligned, the sum last; mi
   const backwards = await run("costs", "--from", "2021-02-01", "--to", "2021-01-01");
   expect([backwards.code, backwards.said]).toEqual([1, expect.stringContaining("must not be after")]);
   expect((await run("costs", "--help")).out).toStartWith("npm run admin -- costs [--from DATE]");
-}, 60_000);
+});

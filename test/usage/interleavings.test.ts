@@ -20,7 +20,7 @@ beforeAll(async () => {
     const sql = connectDatabase(databaseUrl, { max: 2, name: "usage truth" });
     lanes.push({ databaseUrl, redisUrl, sql, redis: new Redis(redisUrl) });
   }
-}, 30_000);
+});
 afterAll(async () => {
   for (const lane of lanes) {
     lane.redis.disconnect();

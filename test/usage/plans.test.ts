@@ -23,7 +23,7 @@ afterAll(async () => {
   await second.stop();
   await reef.stop();
   proxy.close();
-}, 30_000);
+});
 
 const ONE = { textMessages: 1 };
 const post = (at: { url: string }, user: TestUser, assistant: Json) =>

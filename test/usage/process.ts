@@ -132,7 +132,7 @@ export class UsageProcess {
 
   private async isConnected(): Promise<void> {
     for (let waited = 0; this.redis.status !== "ready"; waited++) {
-      if (waited > 5_000) throw new Error("waited in vain until Redis answers");
+      if (waited > 30_000) throw new Error("waited in vain until Redis answers");
       await Bun.sleep(1);
     }
   }

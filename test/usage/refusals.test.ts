@@ -28,7 +28,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await second.stop();
   await reef.stop();
-}, 30_000);
+});
 
 async function take(user: TestUser, amounts: Partial<Amounts>) {
   return reef.deps.sql.begin(async (sql) => {
@@ -242,4 +242,4 @@ test("at 80 and 100 per cent every socket of the person hears of it, on all assi
   );
   expect(other.frames.filter(({ type }) => type === "usage")).toEqual([]);
   for (const chat of [...chats, other]) chat.close();
-}, 30_000);
+});

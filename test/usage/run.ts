@@ -320,7 +320,7 @@ export class Run {
 
   private async waitUntil(what: string, check: () => boolean): Promise<void> {
     for (let waited = 0; !check(); waited++) {
-      if (waited > 5_000) throw new Violation(`waited in vain until ${what}`);
+      if (waited > 30_000) throw new Violation(`waited in vain until ${what}`);
       await Bun.sleep(1);
     }
   }

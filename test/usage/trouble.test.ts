@@ -13,7 +13,7 @@ const PATIENCE_MS = 60_000;
 const closers: (() => unknown)[] = [];
 afterEach(async () => {
   for (const close of closers.splice(0).reverse()) await close();
-}, 30_000);
+});
 
 interface Town {
   reef: TestReef;
@@ -111,7 +111,7 @@ test("what comes back is there at once for whoever asks next, at whatever proces
     await reef.sql`update daily_usage set voice_input_seconds = 0, tts_characters = 0, version = version + 1
       where user_id = ${user.id}`;
   }
-}, 60_000);
+});
 
 /** For every kind the day's counter is the sum of its ledger. */
 async function expectLedger({ sql }: TestReef, user: TestUser): Promise<void> {
