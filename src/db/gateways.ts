@@ -61,12 +61,32 @@ export async function listGateways(sql: Queryable): Promise<GatewayRow[]> {
     from gateways g order by g.id`;
 }
 
-/** Every gateway that somebody may need: one that gets assistants, or has some. */
+/** Somebody may need it: it gets assistants, or has some. */
+const isNeeded = (sql: Queryable) => sql`(g.status = 'active'
+  or exists (select 1 from assistants a where a.gateway_id = g.id and a.status <> 'deleted'))`;
+
+/** Every gateway that somebody may need. */
 export async function listNeededGateways(sql: Queryable): Promise<{ id: string; seen: boolean }[]> {
   return sql<{ id: string; seen: boolean }[]>`
-    select g.id, ${isSeen(sql)} as seen from gateways g
-    where g.status = 'active' or exists (select 1 from assistants a where a.gateway_id = g.id and a.status <> 'deleted')
-    order by g.id`;
+    select g.id, ${isSeen(sql)} as seen from gateways g where ${isNeeded(sql)} order by g.id`;
+}
+
+/** When the newest whole backup that has the gateway's folder was begun; without one, when the gateway came. */
+export interface GatewayBackup {
+  gatewayId: string;
+  since: Date;
+  exists: boolean;
+}
+
+/** The backup of each gateway that somebody may need: each is made by the host that has the folder. */
+export async function listGatewayBackups(sql: Queryable): Promise<GatewayBackup[]> {
+  return sql<GatewayBackup[]>`
+    select g.id as gateway_id, coalesce(b.started_at, g.created_at) as since, b.started_at is not null as exists
+    from gateways g left join lateral (
+      select r.started_at from job_runs r
+      where r.job = 'backup' and r.details @> jsonb_build_object('local', true, 'gateways', jsonb_build_array(g.id))
+      order by r.started_at desc limit 1) b on true
+    where ${isNeeded(sql)} order by g.id`;
 }
 
 /** Null when there is no such gateway. */

@@ -2,7 +2,7 @@ import type { Queryable } from "./connect.ts";
 
 export type JobOutcome = "ok" | "failed" | "skipped";
 /** What a job counted: numbers, ids and names, never a person's text. */
-export type JobDetails = Record<string, string | number | boolean | null>;
+export type JobDetails = Record<string, string | number | boolean | null | string[]>;
 
 /** A run of a job as it is recorded; `finishedAt` null: it runs, or its process died. */
 export interface JobRun {

@@ -17,7 +17,7 @@ export function createDeploymentGauges(registry: Registry) {
     ),
     backupAge: gauge(
       "reef_backup_age_seconds",
-      "How old the newest good backup is, and the newest verification of one",
+      "How old the newest good backup is (of the gateway that is worst off), and the newest verification of one",
       ["step"],
     ),
     canaryAge: gauge("reef_canary_age_seconds", "How long ago the isolation canary ran on a gateway", ["gateway"]),

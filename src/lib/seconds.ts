@@ -7,3 +7,8 @@ export function inMilliseconds(seconds: number): number {
 export function wholeSeconds(seconds: number): number {
   return Math.ceil(inMilliseconds(seconds));
 }
+
+/** An age in milliseconds as an operator reads it: "90 min", "31 h". */
+export function renderAge(ms: number): string {
+  return ms < 2 * 3_600_000 ? `${Math.round(ms / 60_000)} min` : `${Math.round(ms / 3_600_000)} h`;
+}

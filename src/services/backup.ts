@@ -66,6 +66,7 @@ export async function makeBackup(deps: BackupDeps, lock: HeldLock): Promise<JobR
     name,
     bytes,
     local: true,
+    gateways: manifest.gateways.map(({ id }) => id),
     secrets: manifest.secrets === "encrypted",
     warnings: manifest.warnings.length,
     second: restic ? "ok" : "none",

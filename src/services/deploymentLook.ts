@@ -1,11 +1,10 @@
-import { countOpenAlarms, listGatewaySights, listJobSights, listLagging } from "../db/operations.ts";
+import { countOpenAlarms, listGatewaySights, listJobSights, listLagging, type JobSight } from "../db/operations.ts";
+import { listGatewayBackups, type GatewayBackup } from "../db/gateways.ts";
 import type { Deps } from "../deps.ts";
 import { withDeadline } from "../lib/retry.ts";
 
 type LookDeps = Pick<Deps, "config" | "metrics" | "sql">;
 
-/** The jobs whose success says how old backups are. */
-const BACKUP_STEPS = { made: "backup", verified: "verify-backup" } as const;
 const RESULTS = ["ok", "leak", "failed"] as const;
 const OUTCOMES = ["ok", "failed", "running"] as const;
 
@@ -13,13 +12,15 @@ const OUTCOMES = ["ok", "failed", "running"] as const;
 export async function lookAtDeployment(deps: LookDeps, deadlineMs: number): Promise<void> {
   const { sql, config } = deps;
   const ask = <T>(read: Promise<T>) => withDeadline(read, deadlineMs, "looking").catch(() => null);
-  const [jobs, gateways, alarms, lagging] = await Promise.all([
+  const [jobs, backups, gateways, alarms, lagging] = await Promise.all([
     ask(listJobSights(sql)),
+    ask(listGatewayBackups(sql)),
     ask(listGatewaySights(sql)),
     ask(countOpenAlarms(sql)),
     ask(listLagging(sql, config.GATEWAY_ID)),
   ]);
   showJobs(deps, jobs ?? []);
+  showBackups(deps, jobs ?? [], backups ?? []);
   showGateways(deps, gateways ?? []);
   const { deployment } = deps.metrics;
   deployment.alarms.reset();
@@ -28,16 +29,25 @@ export async function lookAtDeployment(deps: LookDeps, deadlineMs: number): Prom
   showLag(deps, lagging);
 }
 
-function showJobs({ metrics: { deployment } }: LookDeps, jobs: Awaited<ReturnType<typeof listJobSights>>): void {
-  const { jobOutcome, jobDuration, jobSuccessAge, backupAge } = deployment;
-  for (const gauge of [jobOutcome, jobDuration, jobSuccessAge, backupAge]) gauge.reset();
+function showJobs({ metrics: { deployment } }: LookDeps, jobs: JobSight[]): void {
+  const { jobOutcome, jobDuration, jobSuccessAge } = deployment;
+  for (const gauge of [jobOutcome, jobDuration, jobSuccessAge]) gauge.reset();
   for (const { job, outcome, duration, successAge } of jobs) {
     for (const one of OUTCOMES) jobOutcome.set({ name: job, outcome: one }, Number(one === outcome));
     if (duration !== null) jobDuration.set({ name: job }, duration);
-    if (successAge === null) continue;
-    jobSuccessAge.set({ name: job }, successAge);
-    for (const [step, of] of Object.entries(BACKUP_STEPS)) if (of === job) backupAge.set({ step }, successAge);
+    if (successAge !== null) jobSuccessAge.set({ name: job }, successAge);
   }
+}
+
+/** The newest good run has the database; a gateway's folder is as old as the newest backup by the host that has it. */
+function showBackups({ metrics }: LookDeps, jobs: JobSight[], backups: GatewayBackup[]): void {
+  const { backupAge } = metrics.deployment;
+  backupAge.reset();
+  const ageOf = (name: string) => jobs.find(({ job }) => job === name)?.successAge ?? null;
+  const [made, verified] = [ageOf("backup"), ageOf("verify-backup")];
+  const folders = backups.map(({ since }) => (Date.now() - since.getTime()) / 1000);
+  if (made !== null) backupAge.set({ step: "made" }, Math.max(made, ...folders));
+  if (verified !== null) backupAge.set({ step: "verified" }, verified);
 }
 
 function showGateways({ metrics }: LookDeps, gateways: Awaited<ReturnType<typeof listGatewaySights>>): void {

@@ -1,11 +1,11 @@
 import type { Host } from "../clients/host.ts";
 import { readCertificate } from "../clients/hostNetwork.ts";
 import type { Severity } from "../db/alarms.ts";
-import { countStaleLeases, findDeployedAt } from "../db/deployment.ts";
+import { countStaleLeases } from "../db/deployment.ts";
 import type { Deps } from "../deps.ts";
 import { sleep, withDeadline } from "../lib/retry.ts";
 import { endAlarm, raiseAlarm } from "./alarms.ts";
-import { readBackupState } from "./backupState.ts";
+import { describeBackupAge, readBackupState } from "./backupState.ts";
 import type { Place } from "./doctor/place.ts";
 
 /*
@@ -95,14 +95,9 @@ async function lookAtLeases({ sql }: WatchDeps): Promise<Trouble> {
 }
 
 async function lookAtBackup(deps: WatchDeps): Promise<Trouble> {
-  const { newestAt } = await readBackupState(deps);
-  const since = newestAt ?? (await findDeployedAt(deps.sql)) ?? new Date();
-  const ageMs = deps.clock.now() - since.getTime();
-  if (ageMs <= deps.config.BACKUP_MAX_AGE_MS) return null;
-  const hours = Math.round(ageMs / 3_600_000);
-  const what = newestAt
-    ? `the newest backup is ${hours} hours old`
-    : `there is no backup at all, ${hours} hours after the start`;
+  const state = await readBackupState(deps);
+  if (!state.tooOld) return null;
+  const what = describeBackupAge(state);
   return { severity: "critical", summary: `${what}: reef backup makes one (docs/runbooks/backup-old.md)` };
 }
 

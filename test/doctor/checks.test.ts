@@ -466,7 +466,7 @@ test("timers and their jobs", async () => {
     await reef.sql`update job_runs set finished_at = now() - interval '31 days' where id = ${run}`;
     expect(await look(own)).toMatch(/^bad: went well 744 h ago, more than \d+ (h|min)$/);
   }
-  expect(await look("backup.age")).toBe("bad: there is none, 1440 h after the start");
+  expect(await look("backup.age")).toBe("bad: there is no backup, 1440 h after the start");
   const backup = newId();
   await insertJobRun(reef.sql, { id: backup, job: "backup", host: "h" });
   await finishJobRun(reef.sql, {
@@ -475,11 +475,13 @@ test("timers and their jobs", async () => {
     summary: "",
     details: { local: true, second: "failed" },
   });
-  expect(await look("backup.age")).toBe("warn: the newest, 0 min old, did not come to the second place");
-  await reef.sql`update job_runs set details = '{"local": true, "second": "ok"}' where id = ${backup}`;
-  expect(await look("backup.age")).toBe("ok: the newest is 0 min old");
+  expect(await look("backup.age")).toBe("warn: the newest backup did not come to the second place");
+  const gateways = [reef.deps.config.GATEWAY_ID];
+  const details = reef.sql.json({ local: true, second: "ok", gateways });
+  await reef.sql`update job_runs set details = ${details} where id = ${backup}`;
+  expect(await look("backup.age")).toBe("ok: the newest backup is 0 min old");
   await reef.sql`update job_runs set started_at = now() - interval '31 hours' where id = ${backup}`;
-  expect(await look("backup.age")).toBe("bad: the newest is 31 h old");
+  expect(await look("backup.age")).toBe("bad: the newest backup is 31 h old");
   machine.program("systemctl", "true");
   expect(await look("jobs.failed_units")).toBe("ok: none");
   machine.program("systemctl", "echo 'reef-backup.service loaded failed failed Reef: backup'");

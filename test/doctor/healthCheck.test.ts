@@ -45,18 +45,27 @@ test("what is only told of begins and ends with what is seen", async () => {
   left = room(0.07);
   await reef.sql`update schema_migrations set applied_at = now() - interval '40 hours'`;
   expect((await look({ api: [api] })).join("; ")).toMatch(
-    /there is no backup at all, 40 hours.*waits for shutting down.*disk of \/ has 7 % left/,
+    /there is no backup, 40 h after the start.*waits for shutting down.*disk of \/ has 7 % left/,
   );
   expect(await open()).toEqual(["api:reef-api@1 critical", "backup:age critical", "disk:/ warning"]);
 
   left = { ...room(0.5), freeInodes: 10 };
   const id = newId();
   await insertJobRun(reef.sql, { id, job: "backup", host: "h" });
-  await finishJobRun(reef.sql, { id, outcome: "ok", summary: "", details: { local: true } });
+  const gateways = [reef.deps.config.GATEWAY_ID];
+  await finishJobRun(reef.sql, { id, outcome: "ok", summary: "", details: { local: true, gateways } });
   await look({ api: [{ ...api, url: reef.url }] });
   expect(await open()).toEqual(["disk:/ critical"]);
   await reef.sql`update job_runs set started_at = now() - interval '31 hours'`;
-  expect((await look()).join()).toContain("the newest backup is 31 hours old");
+  expect((await look()).join()).toContain("the newest backup is 31 h old");
+
+  // A gateway on another host is that host's to back up: the backup made here says nothing of its folder.
+  await reef.sql`update job_runs set started_at = now()`;
+  await reef.sql`insert into gateways (id, working_set, created_at) values ('eu', 10, now() - interval '40 hours')`;
+  expect((await look()).join()).toContain("there is no backup of gateway eu, 40 h after the start");
+  await reef.sql`update gateways set status = 'draining' where id = 'eu'`;
+  expect((await look()).join()).not.toContain("backup");
+  await reef.sql`delete from gateways where id = 'eu'`;
 
   // Two hosts have a disk "/": the one that is well does not end the alarm of the one that is not.
   await reef.sql`update alarms set host = 'another' where key = 'disk:/'`;

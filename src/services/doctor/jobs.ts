@@ -1,7 +1,8 @@
 import { listOpenAlarms } from "../../db/alarms.ts";
 import { findDeployedAt } from "../../db/deployment.ts";
 import { listNewestRuns } from "../../db/jobRuns.ts";
-import { readBackupState } from "../backupState.ts";
+import { renderAge } from "../../lib/seconds.ts";
+import { describeBackupAge, readBackupState } from "../backupState.ts";
 import { readUnit } from "../unitState.ts";
 import {
   bad,
@@ -30,9 +31,6 @@ export const JOBS: Record<string, number> = {
   "prune-logs": 26 * HOUR_MS,
 };
 const NO_TIMERS = "a trial runs no timers";
-
-export const renderAge = (ms: number) =>
-  ms < 2 * HOUR_MS ? `${Math.round(ms / 60_000)} min` : `${Math.round(ms / HOUR_MS)} h`;
 
 async function checkTimer({ host, place }: Scene, job: string): Promise<Result> {
   if (!place.hasSystemd) return skip(NO_SYSTEMD);
@@ -106,16 +104,11 @@ export const JOB_CHECKS: readonly Check[] = [
 
 async function checkBackup({ deps, place }: SystemScene): Promise<Result> {
   if (place.isTrial) return skip(NO_TIMERS);
-  const { newestAt, second } = await readBackupState(deps);
-  const since = newestAt ?? (await findDeployedAt(deps.sql)) ?? new Date();
-  const age = Date.now() - since.getTime();
-  const isOld = age > deps.config.BACKUP_MAX_AGE_MS;
-  const fix = "reef backup makes one; docs/runbooks/backup-old.md";
-  if (newestAt === null)
-    return isOld ? bad(`there is none, ${renderAge(age)} after the start`, fix) : ok("not due yet");
-  if (isOld) return bad(`the newest is ${renderAge(age)} old`, fix);
-  if (second === "failed") return warn(`the newest, ${renderAge(age)} old, did not come to the second place`, fix);
-  return ok(`the newest is ${renderAge(age)} old`);
+  const state = await readBackupState(deps);
+  const fix = "reef backup makes one, on the host that has the gateway; docs/runbooks/backup-old.md";
+  if (state.tooOld) return bad(describeBackupAge(state), fix);
+  if (state.second === "failed") return warn("the newest backup did not come to the second place", fix);
+  return ok(state.oldest.exists ? describeBackupAge(state) : "not due yet");
 }
 
 export const BACKUP: readonly Check[] = [
