@@ -324,3 +324,21 @@ test("each cell counts what is wrong with its own gateway; a front counts all th
   expect(text).toContain('reef_turns{status="queued"} 0');
   expect(text).toContain("reef_database_up 1");
 });
+
+test("a gateway that stays away while the process that was answering is gone, too: given back by whoever is there", async () => {
+  reef = await startTestReef({ TURN_TOTAL_MS: "1000", TURN_WAIT_MS: "2000" });
+  const user = await makeUser(reef);
+  const assistant = await makeOn(user, "main");
+  const chat = await openChat(reef, user.token, assistant.agent_id);
+  await reef.gateway.stop();
+  await until("it has lost its gateway", () => !reef.deps.gateway.isReady());
+  await away("main");
+  const client = chat.say("in the middle");
+  const { turn_id: id } = await chat.next("its ack", (frame) => frame.type === "ack" && frame.client_id === client);
+  await reef.sql`
+    update turns set status = 'streaming', attempts = 1, lease_owner = gen_random_uuid(), lease_until = now() - interval '1 second',
+      dispatched_at = now() where id = ${id}`;
+  await until("it is ended", async () => (await rowOf("turns", id)).status === "failed", 15_000);
+  expect(await reef.sql`select status from usage_logs where user_id = ${user.id}`).toMatchObject([{ status: "released" }]);
+  chat.close();
+});
