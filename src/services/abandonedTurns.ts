@@ -3,7 +3,7 @@ import type { Deps } from "../deps.ts";
 import { startLoop, type Loop } from "../lib/loop.ts";
 import type { ChatHub } from "./chatHub.ts";
 import { finishTurn, type Outcome } from "./conversations.ts";
-import { noteTurnEnd } from "./turnTrace.ts";
+import { tellTurnEnd, type Hearers } from "./turnEnd.ts";
 
 const RESYNC_MS = 5_000;
 /** Enough to end some turns; whoever dies meanwhile is followed by another. */
@@ -17,7 +17,7 @@ const STOPPED: Outcome = { status: "stopped", text: "", usage: null };
  * that of the queue are over. Until then they are left to their engine, which may come back and knows what was answered.
  * So are the running ones of our own gateway: while it is away the engine takes over nothing.
  */
-export function startAbandonedTurns(deps: Deps, hub: Pick<ChatHub, "messageStored" | "sentText">): Loop {
+export function startAbandonedTurns(deps: Deps, hub: Hearers & Pick<ChatHub, "sentText">): Loop {
   const { sql, log, config, processId, clock, gateway } = deps;
   const { GATEWAY_ID: gatewayId, TURN_WAIT_MS: waitMs, TURN_TOTAL_MS } = config;
   const end = async (turn: Turn, owner: string | null, outcome: Outcome) => {
@@ -31,8 +31,7 @@ export function startAbandonedTurns(deps: Deps, hub: Pick<ChatHub, "messageStore
       { turn_id: turn.id, gateway: turn.gatewayId, status: outcome.status },
       "ended a turn of a gateway that is away",
     );
-    noteTurnEnd(deps, turn, outcome);
-    hub.messageStored(turn.assistantId, message.seq, message);
+    tellTurnEnd(deps, hub, turn, message, outcome);
   };
   const startedAt = clock.now();
   const afterMs = TURN_TOTAL_MS + waitMs;

@@ -260,6 +260,7 @@ test("a cell that is gone: what waits for it is stopped and given back by others
   const late = await say("too late");
   await reef.sql`update turns set queued_at = now() - interval '1 hour' where id = ${late}`;
   await until("it is given back", async () => (await rowOf("turns", late)).status === "failed");
+  await chat.next("why", (frame) => frame.type === "error" && frame.turn_id === late);
   // One that was being answered when the host went: nobody else may run it, and at last somebody ends it.
   const lost = await say("in the middle");
   await reef.sql`
@@ -333,12 +334,20 @@ test("a gateway that stays away while the process that was answering is gone, to
   await reef.gateway.stop();
   await until("it has lost its gateway", () => !reef.deps.gateway.isReady());
   await away("main");
-  const client = chat.say("in the middle");
-  const { turn_id: id } = await chat.next("its ack", (frame) => frame.type === "ack" && frame.client_id === client);
+  const say = async (text: string) => {
+    const client = chat.say(text);
+    return (await chat.next("its ack", (frame) => frame.type === "ack" && frame.client_id === client))
+      .turn_id as string;
+  };
+  const id = await say("in the middle");
   await reef.sql`
     update turns set status = 'streaming', attempts = 1, lease_owner = gen_random_uuid(), lease_until = now() - interval '1 second',
       dispatched_at = now() where id = ${id}`;
+  const queued = await say("behind it");
+  await chat.next("why it was dropped", (frame) => frame.type === "error" && frame.turn_id === queued);
   await until("it is ended", async () => (await rowOf("turns", id)).status === "failed", 15_000);
-  expect(await reef.sql`select status from usage_logs where user_id = ${user.id}`).toMatchObject([{ status: "released" }]);
+  await chat.next("why it was ended", (frame) => frame.type === "error" && frame.turn_id === id);
+  const charged = await reef.sql`select 1 from usage_logs where user_id = ${user.id} and status <> 'released'`;
+  expect(charged.length).toBe(0);
   chat.close();
 });
