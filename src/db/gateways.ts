@@ -4,8 +4,9 @@ import type { Queryable } from "./connect.ts";
 const AWAY_SECONDS = 60;
 export const isSeen = (sql: Queryable) =>
   sql`coalesce(g.last_seen_at > now() - make_interval(secs => ${AWAY_SECONDS}), false)`;
-const assistantsOf = (sql: Queryable) =>
-  sql`(select count(*)::int from assistants a where a.gateway_id = g.id and a.status <> 'deleted')`;
+/** Deleted ones, too, until they are erased: that is done there and nowhere else. */
+const livesOn = (sql: Queryable) => sql`a.gateway_id = g.id and a.purge_step is distinct from 'purged'`;
+const assistantsOf = (sql: Queryable) => sql`(select count(*)::int from assistants a where ${livesOn(sql)})`;
 
 /** Makes sure that the configured gateway has its row. */
 export async function registerGateway(
@@ -61,11 +62,11 @@ export async function listGateways(sql: Queryable): Promise<GatewayRow[]> {
     from gateways g order by g.id`;
 }
 
-/** Every gateway that somebody may need: one that gets assistants, or has some. */
+/** Every gateway that somebody may need: one that gets assistants, has some, or has yet to erase some. */
 export async function listNeededGateways(sql: Queryable): Promise<{ id: string; seen: boolean }[]> {
   return sql<{ id: string; seen: boolean }[]>`
     select g.id, ${isSeen(sql)} as seen from gateways g
-    where g.status = 'active' or exists (select 1 from assistants a where a.gateway_id = g.id and a.status <> 'deleted')
+    where g.status = 'active' or exists (select 1 from assistants a where ${livesOn(sql)})
     order by g.id`;
 }
 

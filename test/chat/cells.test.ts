@@ -2,7 +2,7 @@ import { afterEach, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { FakeGateway } from "../fakes/gateway.ts";
-import { findPlacement } from "../../src/db/gateways.ts";
+import { findPlacement, listGateways } from "../../src/db/gateways.ts";
 import { checkInvariants } from "../../src/services/invariants.ts";
 import { unpack } from "../api/archives.ts";
 import { isAnswer, makeAssistant, makeUser, openChat, type Json, type TestUser } from "../factories.ts";
@@ -350,4 +350,23 @@ test("a gateway that stays away while the process that was answering is gone, to
   const charged = await reef.sql`select 1 from usage_logs where user_id = ${user.id} and status <> 'released'`;
   expect(charged.length).toBe(0);
   chat.close();
+});
+
+test("a drained gateway is needed until what was deleted on it is erased", async () => {
+  const b = await startCells();
+  const user = await makeUser(reef);
+  const assistant = await makeOn(user, "b");
+  const of = async (id: string) => (await listGateways(reef.sql)).find((row) => row.id === id)!.assistants;
+  const down = async () => ((await (await fetch(`${reef.url}/health`)).json()) as Json).down;
+  await reef.sql`update gateways set status = 'draining' where id = 'b'`;
+  await b.stop();
+  await away("b");
+  expect((await user.call("DELETE", `/api/assistants/${assistant.id}`)).status).toBeLessThan(300);
+  expect([await of("b"), await down()]).toEqual([1, ["gateway b"]]);
+  const back = await startProcess(b.env);
+  closers.push(() => back.stop());
+  await until("it is erased", async () => (await rowOf("assistants", assistant.id)).purgeStep === "purged", 20_000);
+  await back.stop();
+  await away("b");
+  expect([await of("b"), await down()]).toEqual([0, undefined]);
 });
