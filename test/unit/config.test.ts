@@ -155,6 +155,7 @@ test("a process without a gateway needs none of its settings; the files process 
     GATEWAY_ID: "none",
   });
   expect(faultsOf(front).length).toBe(3);
+  expect(faultsOf({ ...GOOD, GATEWAY_ID: "none" })[0]).toStartWith("GATEWAY_ID must not be");
   expect(faultsOf({ ...GOOD, ROLE: "back" })[0]).toStartWith("ROLE");
   expect(faultsOf({ ...GOOD, GATEWAY_FILES_URL: "http://10.0.0.2:18790" })[0]).toStartWith("GATEWAY_FILES_TOKEN");
   expect(() => loadFilesConfig({ OPENCLAW_GATEWAY_DIR: "/x" })).toThrow("GATEWAY_FILES_TOKEN is missing");
