@@ -25,11 +25,15 @@ export async function touchGateway(sql: Queryable, id: string): Promise<void> {
   await sql`update gateways set last_seen_at = now() where id = ${id}`;
 }
 
-/** Where a new assistant goes: an active gateway, one that is there before one that is away, the one with the fewest. */
+/**
+ * Where a new assistant goes, for good: an active gateway, one that is there before one that is away, one that went a
+ * moment ago (a restart) before one that is long gone, the one with the fewest.
+ */
 export async function findPlacement(sql: Queryable): Promise<string | null> {
   const [row] = await sql<{ id: string }[]>`
     select g.id from gateways g where g.status = 'active' and g.placement_stopped_reason is null
-    order by ${isSeen(sql)} desc, ${assistantsOf(sql)}, g.id limit 1`;
+    order by ${isSeen(sql)} desc, coalesce(g.last_seen_at > now() - interval '1 hour', false) desc, ${assistantsOf(sql)}, g.id
+    limit 1`;
   return row?.id ?? null;
 }
 

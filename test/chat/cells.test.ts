@@ -136,6 +136,10 @@ test("new assistants go to a gateway that is there; to a draining one none; away
   expect(await place()).toBe("b");
   await away("b");
   expect(await place()).toBe("main");
+  // It just restarts; the other one may never come back.
+  await reef.sql`update gateways set last_seen_at = now() - interval '5 minutes' where id = 'b'`;
+  expect(await place()).toBe("b");
+  await away("b");
   await reef.sql`update gateways set placement_stopped_reason = 'canary' where id = 'main'`;
   expect(await place()).toBe("b");
   await reef.sql`update gateways set placement_stopped_reason = null`;
