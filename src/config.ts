@@ -204,6 +204,11 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
   const absent = apple.filter((name) => rest[name] === undefined);
   if (absent.length === 1 || absent.length === 2)
     throw new ConfigError(absent.map((name) => `${name} is missing: ${apple.join(", ")} belong together`));
+  // The health check, exports and those who end lost turns would take it for no gateway at all.
+  if (rest.ROLE !== "front" && rest.GATEWAY_ID === NO_GATEWAY.GATEWAY_ID)
+    throw new ConfigError([
+      `GATEWAY_ID must not be "${NO_GATEWAY.GATEWAY_ID}", which names processes without a gateway`,
+    ]);
   if (rest.GATEWAY_FILES_URL !== undefined && rest.GATEWAY_FILES_TOKEN === undefined)
     throw new ConfigError(["GATEWAY_FILES_TOKEN is missing: GATEWAY_FILES_URL needs it"]);
   return { ...rest, REVEAL_EMAIL_TAKEN: REVEAL_EMAIL_TAKEN ?? rest.NODE_ENV === "development" };

@@ -4,8 +4,9 @@ import type { Queryable } from "./connect.ts";
 const AWAY_SECONDS = 60;
 export const isSeen = (sql: Queryable) =>
   sql`coalesce(g.last_seen_at > now() - make_interval(secs => ${AWAY_SECONDS}), false)`;
-const assistantsOf = (sql: Queryable) =>
-  sql`(select count(*)::int from assistants a where a.gateway_id = g.id and a.status <> 'deleted')`;
+/** Deleted ones, too, until they are erased: that is done there and nowhere else. */
+const livesOn = (sql: Queryable) => sql`a.gateway_id = g.id and a.purge_step is distinct from 'purged'`;
+const assistantsOf = (sql: Queryable) => sql`(select count(*)::int from assistants a where ${livesOn(sql)})`;
 
 /** Makes sure that the configured gateway has its row. */
 export async function registerGateway(
@@ -24,11 +25,15 @@ export async function touchGateway(sql: Queryable, id: string): Promise<void> {
   await sql`update gateways set last_seen_at = now() where id = ${id}`;
 }
 
-/** Where a new assistant goes: an active gateway, one that is there before one that is away, the one with the fewest. */
+/**
+ * Where a new assistant goes, for good: an active gateway, one that is there before one that is away, one that went a
+ * moment ago (a restart) before one that is long gone, the one with the fewest.
+ */
 export async function findPlacement(sql: Queryable): Promise<string | null> {
   const [row] = await sql<{ id: string }[]>`
     select g.id from gateways g where g.status = 'active' and g.placement_stopped_reason is null
-    order by ${isSeen(sql)} desc, ${assistantsOf(sql)}, g.id limit 1`;
+    order by ${isSeen(sql)} desc, coalesce(g.last_seen_at > now() - interval '1 hour', false) desc, ${assistantsOf(sql)}, g.id
+    limit 1`;
   return row?.id ?? null;
 }
 
@@ -61,9 +66,9 @@ export async function listGateways(sql: Queryable): Promise<GatewayRow[]> {
     from gateways g order by g.id`;
 }
 
-/** Somebody may need it: it gets assistants, or has some. */
+/** Somebody may need it: it gets assistants, has some, or has yet to erase some. */
 const isNeeded = (sql: Queryable) => sql`(g.status = 'active'
-  or exists (select 1 from assistants a where a.gateway_id = g.id and a.status <> 'deleted'))`;
+  or exists (select 1 from assistants a where ${livesOn(sql)}))`;
 
 /** Every gateway that somebody may need. */
 export async function listNeededGateways(sql: Queryable): Promise<{ id: string; seen: boolean }[]> {

@@ -170,8 +170,8 @@ export async function listTurnsToDrop(sql: Queryable, input: { gatewayId: string
     limit 100`;
 }
 
-const ofAnother = (sql: Queryable, gatewayId: string) =>
-  sql`t.gateway_id in (select g.id from gateways g where g.id <> ${gatewayId} and not ${isSeen(sql)})`;
+const ofAway = (sql: Queryable, but: string | null) =>
+  sql`t.gateway_id in (select g.id from gateways g where g.id is distinct from ${but} and not ${isSeen(sql)})`;
 
 /** As `listTurnsToDrop`, of all gateways but ours that no process is connected to. */
 export async function listAbandonedTurns(
@@ -180,24 +180,24 @@ export async function listAbandonedTurns(
 ): Promise<Turn[]> {
   return sql<Turn[]>`
     select ${columns(sql)} from turns t
-    where ${ofAnother(sql, input.gatewayId)} and t.status = 'queued'
+    where ${ofAway(sql, input.gatewayId)} and t.status = 'queued'
       and (t.stop_requested or t.queued_at < now() - make_interval(secs => ${input.waitMs / 1000}))
     limit 100`;
 }
 
 /**
- * Takes running turns of such gateways whose lease ran out and that were dispatched longer than `afterMs` ago, when no
- * run of theirs can go on any more. To be ended, not to be run.
+ * Takes running turns of gateways that no process is connected to, but for one, whose lease ran out and that were
+ * dispatched longer than `afterMs` ago, when no run of theirs can go on any more. To be ended, not to be run.
  */
 export async function takeLostTurns(
   sql: Queryable,
-  input: { gatewayId: string; owner: string; leaseMs: number; afterMs: number },
+  input: { but: string | null; owner: string; leaseMs: number; afterMs: number },
 ): Promise<Turn[]> {
   const seconds = (ms: number) => sql`make_interval(secs => ${ms / 1000})`;
   return sql<Turn[]>`
     update turns t set lease_owner = ${input.owner}, lease_until = now() + ${seconds(input.leaseMs)}
     where t.id in (
-      select t.id from turns t where ${ofAnother(sql, input.gatewayId)} and t.status in ('dispatched', 'streaming')
+      select t.id from turns t where ${ofAway(sql, input.but)} and t.status in ('dispatched', 'streaming')
         and t.lease_until < now() and t.dispatched_at < now() - ${seconds(input.afterMs)}
       for update skip locked)
     returning ${columns(sql)}`;

@@ -31,6 +31,8 @@ export const operationSettings = {
   GATEWAY_FILES_TOKEN: z
     .string()
     .min(16, "must have at least 16 characters")
+    // It travels in a header, which drops spaces at its ends and holds no letters of other scripts.
+    .regex(/^[\x21-\x7e]+$/, "must be one word of plain characters")
     .describe("Shared by src/files.ts and those who ask it")
     .optional(),
   GATEWAY_FILES_HOST: text(

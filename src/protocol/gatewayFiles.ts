@@ -19,7 +19,8 @@ export const agentIdSchema = z.string().regex(/^[a-z0-9][a-z0-9_-]{0,63}$/);
 export const settingsSchema = z.strictObject({ display_name: z.string().max(1000).nullable() });
 export const mendedSchema = z.object({ mended: z.number().int() });
 export const doneSchema = z.object({});
-export const agentsSchema = z.object({ agents: z.array(agentIdSchema) });
+/** What lies in the folder, also what somebody else put there. */
+export const agentsSchema = z.object({ agents: z.array(z.string()) });
 export const configTextSchema = z.object({ text: z.string().nullable() });
 export const failureSchema = z.object({ error: z.string(), code: z.string() });
 export const fileLineSchema = z.union([

@@ -3,7 +3,7 @@ import type { Deps } from "../deps.ts";
 import { startLoop, type Loop } from "../lib/loop.ts";
 import type { ChatHub } from "./chatHub.ts";
 import { finishTurn, type Outcome } from "./conversations.ts";
-import { noteTurnEnd } from "./turnTrace.ts";
+import { tellTurnEnd, type Hearers } from "./turnEnd.ts";
 
 const RESYNC_MS = 5_000;
 /** Enough to end some turns; whoever dies meanwhile is followed by another. */
@@ -15,9 +15,10 @@ const STOPPED: Outcome = { status: "stopped", text: "", usage: null };
  * Ends what nobody else can: turns of a gateway that no process is connected to (its host is gone). Queued ones as their
  * own engine would, stopped or too long in the queue; running ones when a host may be away no longer: their budget and
  * that of the queue are over. Until then they are left to their engine, which may come back and knows what was answered.
+ * So are the running ones of our own gateway: while it is away the engine takes over nothing.
  */
-export function startAbandonedTurns(deps: Deps, hub: Pick<ChatHub, "messageStored" | "sentText">): Loop {
-  const { sql, log, config, processId } = deps;
+export function startAbandonedTurns(deps: Deps, hub: Hearers & Pick<ChatHub, "sentText">): Loop {
+  const { sql, log, config, processId, clock, gateway } = deps;
   const { GATEWAY_ID: gatewayId, TURN_WAIT_MS: waitMs, TURN_TOTAL_MS } = config;
   const end = async (turn: Turn, owner: string | null, outcome: Outcome) => {
     const message = await finishTurn(deps, turn, owner, outcome).catch((err: unknown) => {
@@ -30,9 +31,12 @@ export function startAbandonedTurns(deps: Deps, hub: Pick<ChatHub, "messageStore
       { turn_id: turn.id, gateway: turn.gatewayId, status: outcome.status },
       "ended a turn of a gateway that is away",
     );
-    noteTurnEnd(deps, turn, outcome);
-    hub.messageStored(turn.assistantId, message.seq, message);
+    tellTurnEnd(deps, hub, turn, message, outcome);
   };
+  const startedAt = clock.now();
+  const afterMs = TURN_TOTAL_MS + waitMs;
+  // A process that has just begun waits for its gateway as long as any other does: it may know the answer.
+  const isOursLost = () => !gateway.isReady() && clock.now() - startedAt > afterMs;
   const failed = (text: string): Outcome => ({ status: "failed", text, code: "assistant_unavailable" });
   return startLoop({
     name: "abandoned turns",
@@ -44,7 +48,7 @@ export function startAbandonedTurns(deps: Deps, hub: Pick<ChatHub, "messageStore
     run: async () => {
       for (const turn of await listAbandonedTurns(sql, { gatewayId, waitMs }))
         await end(turn, null, turn.stopRequested ? STOPPED : failed(""));
-      const taken = { gatewayId, owner: processId, leaseMs: LEASE_MS, afterMs: TURN_TOTAL_MS + waitMs };
+      const taken = { but: isOursLost() ? null : gatewayId, owner: processId, leaseMs: LEASE_MS, afterMs };
       for (const turn of await takeLostTurns(sql, taken)) await end(turn, processId, failed(await hub.sentText(turn)));
     },
   });

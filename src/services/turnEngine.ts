@@ -13,8 +13,8 @@ import { startLoop, type Loop } from "../lib/loop.ts";
 import { sleep } from "../lib/retry.ts";
 import type { ChatHub } from "./chatHub.ts";
 import { finishTurn } from "./conversations.ts";
+import { tellTurnEnd } from "./turnEnd.ts";
 import { TurnRun } from "./turnRun.ts";
-import { noteTurnEnd } from "./turnTrace.ts";
 
 /** A run's key begins with the turn's id (services/gatewayRun.ts). */
 const UUID_LENGTH = 36;
@@ -157,9 +157,7 @@ export class TurnEngine {
         deps.log.warn({ err, turn_id, assistant_id, user_id }, "turn could not be dropped; trying again");
         return null;
       });
-      if (!message) continue;
-      noteTurnEnd(deps, turn, outcome);
-      this.hub.messageStored(turn.assistantId, message.seq, message);
+      if (message) tellTurnEnd(deps, this.hub, turn, message, outcome);
     }
   }
 

@@ -3,7 +3,6 @@ import { GatewayError } from "../clients/gatewayConnection.ts";
 import { markStreaming, renewLeases, requeueTurn, type ClaimedTurn } from "../db/turns.ts";
 import { getUsage, recordTurnCost } from "../db/usage.ts";
 import type { Timer } from "../lib/clock.ts";
-import { ERRORS } from "../lib/errors.ts";
 import { secondsSince } from "../lib/ids.ts";
 import type { Log } from "../lib/log.ts";
 import { askUntilAnswered, sleep } from "../lib/retry.ts";
@@ -12,7 +11,8 @@ import type { ChatHub } from "./chatHub.ts";
 import { finishTurn, type Outcome } from "./conversations.ts";
 import { GatewayRun, type RunDeps } from "./gatewayRun.ts";
 import type { RunRecord } from "./runHistory.ts";
-import { noteTurnEnd, TurnTrace } from "./turnTrace.ts";
+import { tellTurnEnd } from "./turnEnd.ts";
+import { TurnTrace } from "./turnTrace.ts";
 import { renderUsageFrame } from "./usage.ts";
 
 const SEND_AGAIN_MS = 500;
@@ -199,9 +199,8 @@ export class TurnRun {
       finishTurn(this.deps, this.turn, this.deps.processId, outcome),
     );
     if (!message) return this.log.info("turn had ended before, or elsewhere");
-    this.hub.messageStored(this.turn.assistantId, message.seq, message);
-    noteTurnEnd(this.deps, this.turn, outcome);
-    await this.announceEnd(outcome);
+    tellTurnEnd(this.deps, this.hub, this.turn, message, outcome);
+    await this.announceUsage();
     const code = outcome.status === "failed" ? outcome.code : undefined;
     this.log.info({ status: outcome.status, code, characters: outcome.text.length }, "turn ended");
     if (outcome.status !== "failed" && outcome.usage === null)
@@ -209,14 +208,9 @@ export class TurnRun {
     await this.run.prepare().catch(() => 0);
   }
 
-  private async announceEnd(outcome: Outcome): Promise<void> {
-    const { assistantId, id, userId } = this.turn;
-    if (outcome.status === "failed") {
-      const { code } = outcome;
-      this.hub.announce(assistantId, { type: "error", code, message: ERRORS[code].message, turn_id: id });
-    }
-    const usage = await getUsage(this.deps.sql, userId).catch(() => null);
-    if (usage) this.hub.announce(assistantId, renderUsageFrame(usage));
+  private async announceUsage(): Promise<void> {
+    const usage = await getUsage(this.deps.sql, this.turn.userId).catch(() => null);
+    if (usage) this.hub.announce(this.turn.assistantId, renderUsageFrame(usage));
   }
 
   private failure(code: "turn_failed" | "assistant_unavailable", told = ""): Outcome {

@@ -2,7 +2,7 @@ import { afterEach, expect, test } from "bun:test";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { FakeGateway } from "../fakes/gateway.ts";
-import { findPlacement } from "../../src/db/gateways.ts";
+import { findPlacement, listGateways } from "../../src/db/gateways.ts";
 import { checkInvariants } from "../../src/services/invariants.ts";
 import { unpack } from "../api/archives.ts";
 import { isAnswer, makeAssistant, makeUser, openChat, type Json, type TestUser } from "../factories.ts";
@@ -134,6 +134,10 @@ test("new assistants go to a gateway that is there; to a draining one none; away
   expect(await place()).toBe("b");
   await away("b");
   expect(await place()).toBe("main");
+  // It just restarts; the other one may never come back.
+  await reef.sql`update gateways set last_seen_at = now() - interval '5 minutes' where id = 'b'`;
+  expect(await place()).toBe("b");
+  await away("b");
   await reef.sql`update gateways set placement_stopped_reason = 'canary' where id = 'main'`;
   expect(await place()).toBe("b");
   await reef.sql`update gateways set placement_stopped_reason = null`;
@@ -258,6 +262,7 @@ test("a cell that is gone: what waits for it is stopped and given back by others
   const late = await say("too late");
   await reef.sql`update turns set queued_at = now() - interval '1 hour' where id = ${late}`;
   await until("it is given back", async () => (await rowOf("turns", late)).status === "failed");
+  await chat.next("why", (frame) => frame.type === "error" && frame.turn_id === late);
   // One that was being answered when the host went: nobody else may run it, and at last somebody ends it.
   const lost = await say("in the middle");
   await reef.sql`
@@ -321,4 +326,49 @@ test("each cell counts what is wrong with its own gateway; a front counts all th
   expect(await scrape(b)).toContain('reef_process_info{role="all",gateway="b"} 1');
   expect(text).toContain('reef_turns{status="queued"} 0');
   expect(text).toContain("reef_database_up 1");
+});
+
+test("a gateway that stays away while the process that was answering is gone, too: given back by whoever is there", async () => {
+  reef = await startTestReef({ TURN_TOTAL_MS: "1000", TURN_WAIT_MS: "2000" });
+  const user = await makeUser(reef);
+  const assistant = await makeOn(user, "main");
+  const chat = await openChat(reef, user.token, assistant.agent_id);
+  await reef.gateway.stop();
+  await until("it has lost its gateway", () => !reef.deps.gateway.isReady());
+  await away("main");
+  const say = async (text: string) => {
+    const client = chat.say(text);
+    return (await chat.next("its ack", (frame) => frame.type === "ack" && frame.client_id === client))
+      .turn_id as string;
+  };
+  const id = await say("in the middle");
+  await reef.sql`
+    update turns set status = 'streaming', attempts = 1, lease_owner = gen_random_uuid(), lease_until = now() - interval '1 second',
+      dispatched_at = now() where id = ${id}`;
+  const queued = await say("behind it");
+  await chat.next("why it was dropped", (frame) => frame.type === "error" && frame.turn_id === queued);
+  await until("it is ended", async () => (await rowOf("turns", id)).status === "failed", 15_000);
+  await chat.next("why it was ended", (frame) => frame.type === "error" && frame.turn_id === id);
+  const charged = await reef.sql`select 1 from usage_logs where user_id = ${user.id} and status <> 'released'`;
+  expect(charged.length).toBe(0);
+  chat.close();
+});
+
+test("a drained gateway is needed until what was deleted on it is erased", async () => {
+  const b = await startCells();
+  const user = await makeUser(reef);
+  const assistant = await makeOn(user, "b");
+  const of = async (id: string) => (await listGateways(reef.sql)).find((row) => row.id === id)!.assistants;
+  const down = async () => ((await (await fetch(`${reef.url}/health`)).json()) as Json).down;
+  await reef.sql`update gateways set status = 'draining' where id = 'b'`;
+  await b.stop();
+  await away("b");
+  expect((await user.call("DELETE", `/api/assistants/${assistant.id}`)).status).toBeLessThan(300);
+  expect([await of("b"), await down()]).toEqual([1, ["gateway b"]]);
+  const back = await startProcess(b.env);
+  closers.push(() => back.stop());
+  await until("it is erased", async () => (await rowOf("assistants", assistant.id)).purgeStep === "purged", 20_000);
+  await back.stop();
+  await away("b");
+  expect([await of("b"), await down()]).toEqual([0, undefined]);
 });

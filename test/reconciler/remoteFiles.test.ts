@@ -126,6 +126,15 @@ test("a configuration that was on its way for long does not undo a newer one", a
   expect(await remote.readConfig()).toBe('{"after":1}');
 });
 
+test("a folder that somebody else put there is listed, and keeps nobody from seeing the others", async () => {
+  await remote.prepare({ agentId: AGENT, displayName: null });
+  for (const name of ["Old copy", "lost+found", ".hidden"]) mkdirSync(join(dir, "workspaces", name));
+  expect(await remote.listAgents()).toEqual(await createWorkspaces(dir, createLog("silent")).listAgents());
+  expect(await remote.listAgents()).toContain(AGENT);
+  for (const name of ["Old copy", "lost+found", ".hidden"]) rmSync(join(dir, "workspaces", name), { recursive: true });
+  await remote.purge(AGENT);
+});
+
 test("the file system's own word comes through", async () => {
   const odd = mkdtempSync(join(tmpdir(), "reef-odd-"));
   const files = serveFolder(odd);

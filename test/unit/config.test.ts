@@ -155,9 +155,15 @@ test("a process without a gateway needs none of its settings; the files process 
     GATEWAY_ID: "none",
   });
   expect(faultsOf(front).length).toBe(3);
+  expect(faultsOf({ ...GOOD, GATEWAY_ID: "none" })[0]).toStartWith("GATEWAY_ID must not be");
   expect(faultsOf({ ...GOOD, ROLE: "back" })[0]).toStartWith("ROLE");
   expect(faultsOf({ ...GOOD, GATEWAY_FILES_URL: "http://10.0.0.2:18790" })[0]).toStartWith("GATEWAY_FILES_TOKEN");
   expect(() => loadFilesConfig({ OPENCLAW_GATEWAY_DIR: "/x" })).toThrow("GATEWAY_FILES_TOKEN is missing");
   const files = loadFilesConfig({ OPENCLAW_GATEWAY_DIR: "/x", GATEWAY_FILES_TOKEN: "x".repeat(16) });
+  // What no header carries as it is would be refused for ever.
+  for (const bad of ["ends with a space ", " begins with one 1", "ключключключключ", `${"x".repeat(16)}\ny`])
+    expect(faultsOf({ ...GOOD, GATEWAY_FILES_TOKEN: bad })).toEqual([
+      "GATEWAY_FILES_TOKEN must be one word of plain characters",
+    ]);
   expect(files).toMatchObject({ GATEWAY_FILES_HOST: "127.0.0.1", GATEWAY_FILES_PORT: 18790 });
 });
