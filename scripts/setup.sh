@@ -36,6 +36,7 @@ gateway_dir=/var/lib/reef-gateway/$gateway
 gateway_port=18789
 files_port=18790
 webroot=/var/www/letsencrypt
+clients=/usr/lib/postgresql
 
 dry_run=false firewall=true domain='' old_domain='' email='' answers_file='' ssh_port=''
 step='' rights=0 changes=0
@@ -540,17 +541,20 @@ prepare_database() {
   match_client
 }
 
-# A pg_dump that is older than the server refuses its work.
+# Backups take a pg_dump of the server's own version, no newer one either (src/clients/postgresTools.ts). The container has one;
+# the drill, which restores beside it, reads the dump with a pg_restore of this machine all the same.
 match_client() {
-  local wanted have
+  local wanted newest
   wanted=$(database_job --server-version)
-  have=$(find /usr/lib/postgresql -maxdepth 3 -path '*/bin/pg_dump' 2>/dev/null | sed 's,.*/\([0-9]*\)/bin/.*,\1,' | sort -n | tail -n 1)
-  if [ "${have:-0}" -ge "$wanted" ]; then
-    right "pg_dump $have for Postgres $wanted"
-  elif [ -n "$container" ]; then
-    right "pg_dump in container $container for Postgres $wanted"
+  newest=$(find "$clients" -maxdepth 3 -path '*/bin/pg_restore' 2>/dev/null | sed 's,.*/\([0-9]*\)/bin/.*,\1,' | sort -n | tail -n 1)
+  if [ -x "$clients/$wanted/bin/pg_dump" ]; then
+    right "pg_dump for Postgres $wanted"
+  elif [ -n "$container" ] && [ "${newest:-0}" -ge "$wanted" ]; then
+    right "pg_dump in container $container, and pg_restore $newest here, for Postgres $wanted"
   elif apt-cache show "postgresql-client-$wanted" >/dev/null 2>&1 || add_postgres_packages "$wanted"; then
     change "postgresql-client-$wanted" apt_install "postgresql-client-$wanted"
+  elif [ -n "$container" ]; then
+    lacks "pg_restore $wanted (postgresql-client-$wanted): container $container makes the backups, but the weekly drill can't read them"
   else
     lacks "pg_dump $wanted (postgresql-client-$wanted): the database is Postgres $wanted, and without it there are no backups"
   fi

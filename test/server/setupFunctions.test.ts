@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 
@@ -59,3 +59,35 @@ test("a first run with several containers is told which by DATABASE_ADMIN_URL, a
     find_services >/dev/null; echo "$container $admin_url"`);
   expect(said).toBe("two-db postgres://postgres:secret@127.0.0.1:5433/postgres\n");
 });
+
+for (const [says, installed, container, available, answer] of [
+  ["the server's own", ["16"], "", "no", "ok       pg_dump for Postgres 16"],
+  ["a newer one, which no backup takes", ["17"], "", "yes", "changed  postgresql-client-16"],
+  ["only the container's, which the drill can't use", ["15"], "one-db", "yes", "changed  postgresql-client-16"],
+  ["only the container's, and no other to be had", ["15"], "one-db", "no", "missing  pg_restore 16"],
+  [
+    "the container's, and one here that reads its dumps",
+    ["17"],
+    "one-db",
+    "no",
+    "ok       pg_dump in container one-db",
+  ],
+  ["none", [], "", "no", "missing  pg_dump 16"],
+] as const) {
+  test(`pg_dump and pg_restore for the server: ${says}`, () => {
+    const clients = mkdtempSync(join(folder, "clients-"));
+    for (const version of installed)
+      for (const name of ["pg_dump", "pg_restore"]) {
+        mkdirSync(join(clients, version, "bin"), { recursive: true });
+        writeFileSync(join(clients, version, "bin", name), "", { mode: 0o755 });
+      }
+    const said = call(`
+      clients=${clients} container='${container}'
+      database_job() { echo 16; }
+      apt-cache() { [ ${available} = yes ]; }
+      add_postgres_packages() { false; }
+      apt_install() { :; }
+      match_client`);
+    expect(said).toContain(answer);
+  });
+}
