@@ -17,7 +17,7 @@ made once and never replaced.
   --answers FILE     lines NAME=value (mode 0600): any setting of .env.example, e.g. OPENAI_API_KEY, STRIPE_SECRET_KEY,
                      STRIPE_WEBHOOK_SECRETS, SMTP_URL, MAIL_FROM, ALARM_WEBHOOK_URL, BACKUP_AGE_RECIPIENTS, RESTIC_*; and
                      DATABASE_ADMIN_URL (a superuser's, used once and not kept), DATABASE_NAME, DATABASE_ROLE, REDIS_URL
-                     where Docker does not tell. What the file names replaces what is set; the rest stays
+                     where Docker does not tell; on a further server GATEWAY_ID, another name than main. What the file names replaces what is set; the rest stays
   --ssh-port N       another port that the firewall must leave open, where sshd does not tell
   --no-firewall      leaves ufw as it is
 
@@ -31,8 +31,7 @@ TEXT
 source_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 opt=/opt/reef
 etc=/etc/reef
-gateway=main
-gateway_dir=/var/lib/reef-gateway/$gateway
+gateway=main gateway_dir=/var/lib/reef-gateway/main
 gateway_port=18789
 files_port=18790
 webroot=/var/www/letsencrypt
@@ -238,6 +237,17 @@ read_answers() {
   done <<<"$text"
   domain=${domain:-${answers[DOMAIN]:-}}
   email=${email:-${answers[CERTIFICATE_EMAIL]:-}}
+}
+
+# The gateway's name is that of its units, its settings and its folder, too: the health check and the doctor look for those.
+name_gateway() {
+  local asked=${answers[GATEWAY_ID]:-} known
+  known=$(get_setting "$reef_env" GATEWAY_ID)
+  gateway=${known:-${asked:-main}}
+  [[ $gateway =~ ^[a-z0-9][a-z0-9-]{0,40}$ ]] || die "GATEWAY_ID takes a short lower-case name" 2
+  [ -z "$asked" ] || [ "$asked" = "$gateway" ] ||
+    die "the gateway of this server is called $gateway: under the name $asked its assistants would have none" 2
+  gateway_dir=/var/lib/reef-gateway/$gateway
 }
 
 # ---- Steps ----
@@ -502,7 +512,7 @@ write_gateway_settings() {
   read_settings "$etc/gateways/$gateway.env"
   default_setting GATEWAY_PORT "$gateway_port"
   default_setting GATEWAY_FILES_PORT "$files_port"
-  for name in OPENCLAW_GATEWAY_DIR OPENCLAW_GATEWAY_TOKEN GATEWAY_FILES_TOKEN OPENAI_API_KEY OPENAI_BASE_URL PRICES \
+  for name in OPENCLAW_GATEWAY_DIR OPENCLAW_GATEWAY_TOKEN GATEWAY_FILES_HOST GATEWAY_FILES_TOKEN OPENAI_API_KEY OPENAI_BASE_URL PRICES \
     GATEWAY_MAX_RUNS TURN_TOTAL_MS; do
     value=$(get_setting "$reef_env" "$name")
     [ -z "$value" ] || put_setting "$name" "$value"
@@ -874,6 +884,7 @@ main() {
   email=${email:-$(get_setting "$settings" CERTIFICATE_EMAIL)}
   read_settings "$etc/reef.env"
   reef_env=$settings
+  name_gateway
   install_packages
   make_users
   place_programs

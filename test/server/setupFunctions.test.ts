@@ -91,3 +91,27 @@ for (const [says, installed, container, available, answer] of [
     expect(said).toContain(answer);
   });
 }
+
+test("a second server's gateway has its own name in everything that is called after it", () => {
+  const said = call(`
+    reef_env='' etc=/nowhere answers[GATEWAY_ID]=two answers[GATEWAY_FILES_HOST]=10.0.0.2
+    put_file() { put=false; printf '%s\\n%s' "$1" "$3"; }
+    name_gateway
+    write_settings
+    echo "$gateway $gateway_dir"`);
+  const files = said.slice(said.indexOf("/nowhere/gateways/"), said.indexOf("/nowhere/backup.env"));
+  expect(files).toStartWith("/nowhere/gateways/two.env\n");
+  expect(files).toContain("OPENCLAW_GATEWAY_DIR=/var/lib/reef-gateway/two\n");
+  // It is the files process that listens there, and the gateway's file is all that it reads.
+  expect(files).toContain("GATEWAY_FILES_HOST=10.0.0.2\n");
+  expect(said).toEndWith("two /var/lib/reef-gateway/two\n");
+});
+
+test("a gateway keeps its name: another one would leave its assistants without", () => {
+  const name = (known: string, asked: string) =>
+    call(`reef_env=$'${known}'; answers[GATEWAY_ID]='${asked}'; name_gateway; echo "is $gateway"`);
+  expect(name("GATEWAY_ID=one\\n", "")).toBe("is one\n");
+  expect(name("GATEWAY_ID=one\\n", "one")).toBe("is one\n");
+  expect(name("GATEWAY_ID=one\\n", "two")).toContain("the gateway of this server is called one");
+  expect(name("", "../x")).toContain("GATEWAY_ID takes a short");
+});
