@@ -36,6 +36,7 @@ gateway_port=18789
 files_port=18790
 webroot=/var/www/letsencrypt
 clients=/usr/lib/postgresql
+rsyslog=/etc/rsyslog.d
 
 dry_run=false firewall=true domain='' old_domain='' email='' answers_file='' ssh_port=''
 step='' rights=0 changes=0
@@ -606,6 +607,16 @@ install_units() {
     put_file /etc/systemd/journald.conf.d/reef.conf 644 "$(cat "$from/journald-reef.conf")"$'\n'
     if $put || $restart; then change "journald restarted" pay systemctl restart systemd-journald; fi
   fi
+  keep_journal_only
+}
+# Ubuntu's rsyslog writes all that the journal gets into /var/log/syslog as well, where no size is set and lines are kept for
+# five weeks. Other programs' lines stay as they are.
+keep_journal_only() {
+  is_installed rsyslog || return 0
+  local again=false
+  if owes rsyslog; then again=true; fi
+  put_file "$rsyslog/10-reef.conf" 644 $'# Reef and its nginx are in the journal only (docs/server.md).\n:programname, startswith, "reef-" stop\n:programname, isequal, "nginx" stop\n'
+  if $put || $again; then change "rsyslog restarted" pay systemctl restart rsyslog; fi
 }
 
 certificate_of() { echo "/etc/letsencrypt/live/$domain"; }

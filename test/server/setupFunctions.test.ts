@@ -115,3 +115,19 @@ test("a gateway keeps its name: another one would leave its assistants without",
   expect(name("GATEWAY_ID=one\\n", "two")).toContain("the gateway of this server is called one");
   expect(name("", "../x")).toContain("GATEWAY_ID takes a short");
 });
+
+test("where there is an rsyslog, it copies nothing of Reef's out of the journal, whose size has an end", () => {
+  const run = (isInstalled: string) =>
+    call(`
+      rsyslog=${folder}/rsyslog.d owed=''
+      is_installed() { [ $1 = ${isInstalled} ]; }
+      put_file() { put=true; printf '%s\\n%s' "$1" "$3"; }
+      owes() { false; }
+      pay() { echo "does $*"; }
+      keep_journal_only`);
+  expect(run("nothing")).toBe("");
+  const said = run("rsyslog");
+  expect(said).toStartWith(`${folder}/rsyslog.d/10-reef.conf\n`);
+  expect(said).toContain('\n:programname, startswith, "reef-" stop\n');
+  expect(said).toContain("does systemctl restart rsyslog");
+});
