@@ -514,7 +514,7 @@ write_gateway_settings() {
   default_setting GATEWAY_PORT "$gateway_port"
   default_setting GATEWAY_FILES_PORT "$files_port"
   for name in OPENCLAW_GATEWAY_DIR OPENCLAW_GATEWAY_TOKEN GATEWAY_FILES_HOST GATEWAY_FILES_TOKEN OPENAI_API_KEY OPENAI_BASE_URL PRICES \
-    GATEWAY_MAX_RUNS TURN_TOTAL_MS; do
+    CANARY_MODEL_URL GATEWAY_MAX_RUNS TURN_TOTAL_MS; do
     value=$(get_setting "$reef_env" "$name")
     [ -z "$value" ] || put_setting "$name" "$value"
   done

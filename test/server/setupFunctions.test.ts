@@ -2,6 +2,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
+import { loadGatewayConfig } from "../../src/config.ts";
 
 /* Parts of setup.sh by themselves: the whole runs in setup.machine.ts. */
 
@@ -105,6 +106,18 @@ test("a second server's gateway has its own name in everything that is called af
   // It is the files process that listens there, and the gateway's file is all that it reads.
   expect(files).toContain("GATEWAY_FILES_HOST=10.0.0.2\n");
   expect(said).toEndWith("two /var/lib/reef-gateway/two\n");
+});
+
+test("the step before the gateway's start gets every setting that it shares with the API: another value is another configuration", () => {
+  const shared = Object.keys(loadGatewayConfig({ OPENCLAW_GATEWAY_DIR: "/gateway" }));
+  expect(shared).toContain("CANARY_MODEL_URL");
+  const said = call(`
+    reef_env='' etc=/nowhere
+    put_file() { put=false; printf '%s\\n%s' "$1" "$3"; }
+    for name in ${shared.join(" ")}; do answers[$name]=of-$name; done
+    write_settings`);
+  const file = said.slice(said.indexOf("/nowhere/gateways/"), said.indexOf("/nowhere/backup.env")).split("\n");
+  for (const name of shared) expect(file).toContain(`${name}=of-${name}`);
 });
 
 test("a gateway keeps its name: another one would leave its assistants without", () => {
