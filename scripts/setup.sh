@@ -37,6 +37,7 @@ files_port=18790
 webroot=/var/www/letsencrypt
 clients=/usr/lib/postgresql
 rsyslog=/etc/rsyslog.d
+pgdg_list=/etc/apt/sources.list.d/pgdg.list pgdg_key=/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc
 
 dry_run=false firewall=true domain='' old_domain='' email='' answers_file='' ssh_port=''
 step='' rights=0 changes=0
@@ -570,18 +571,29 @@ match_client() {
     lacks "pg_dump $wanted (postgresql-client-$wanted): the database is Postgres $wanted, and without it there are no backups"
   fi
 }
-# The project's own archive; its key comes with the distribution's package.
+# The project's own archive; its key comes with the distribution's package. It is tried before apt is told of it for good: out
+# of reach it would be in the way of every other update.
 add_postgres_packages() {
-  local list=/etc/apt/sources.list.d/pgdg.list key=/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc made=false
+  local made=false half
   dpkg-query -W postgresql-client-common >/dev/null 2>&1 || return 1
-  [ -e "$key" ] || DEBIAN_FRONTEND=noninteractive quiet apt-get -q -y --no-install-recommends install postgresql-common || return 1
-  [ -e "$key" ] || return 1
-  # One that is there may be the half of a run that was killed; another's is not ours to remove.
-  [ -e "$list" ] || { made=true && echo "deb [signed-by=$key] https://apt.postgresql.org/pub/repos/apt $(of_system VERSION_CODENAME)-pgdg main" >"$list"; }
-  apt-get -q update -o Dir::Etc::sourcelist="$list" -o Dir::Etc::sourceparts=- -o APT::Get::List-Cleanup=0 -o APT::Update::Error-Mode=any \
-    >/dev/null 2>&1 && apt-cache show "postgresql-client-$1" >/dev/null 2>&1 && return
-  ! $made || rm -f "$list"
+  [ -e "$pgdg_key" ] || DEBIAN_FRONTEND=noninteractive quiet apt-get -q -y --no-install-recommends install postgresql-common || return 1
+  [ -e "$pgdg_key" ] || return 1
+  if [ ! -e "$pgdg_list" ]; then
+    half=$(mktemp --suffix=.list)
+    echo "deb [signed-by=$pgdg_key] https://apt.postgresql.org/pub/repos/apt $(of_system VERSION_CODENAME)-pgdg main" >"$half"
+    update_from "$half" || { rm -f "$half" && return 1; }
+    install -m 644 "$half" "$pgdg_list"
+    rm -f "$half"
+    made=true
+  fi
+  update_from "$pgdg_list" && apt-cache show "postgresql-client-$1" >/dev/null 2>&1 && return
+  # Another's is not ours to remove.
+  ! $made || rm -f "$pgdg_list"
   return 1
+}
+update_from() {
+  apt-get -q update -o Dir::Etc::sourcelist="$1" -o Dir::Etc::sourceparts=- -o APT::Get::List-Cleanup=0 -o APT::Update::Error-Mode=any \
+    >/dev/null 2>&1
 }
 
 # The release's copy of a file of this source: after the first time the release is what counts.

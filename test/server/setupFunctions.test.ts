@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { loadGatewayConfig } from "../../src/config.ts";
@@ -143,4 +143,19 @@ test("where there is an rsyslog, it copies nothing of Reef's out of the journal,
   expect(said).toStartWith(`${folder}/rsyslog.d/10-reef.conf\n`);
   expect(said).toContain('\n:programname, startswith, "reef-" stop\n');
   expect(said).toContain("does systemctl restart rsyslog");
+});
+
+test("the archive of Postgres is tried before apt is told of it: out of reach, nothing is touched", () => {
+  const lists = mkdtempSync(join(folder, "lists-"));
+  const add = (reaches: string) =>
+    call(`
+      pgdg_list=${lists}/pgdg.list pgdg_key=${folder}/functions.sh
+      dpkg-query() { :; }; apt-cache() { :; }
+      apt-get() { ${reaches}; }
+      if add_postgres_packages 18; then echo there; else echo "not there"; fi`);
+  const before = statSync(lists).mtimeMs;
+  expect(add("false")).toBe("not there\n");
+  expect([readdirSync(lists), statSync(lists).mtimeMs]).toEqual([[], before]);
+  expect(add("true")).toBe("there\n");
+  expect(readFileSync(join(lists, "pgdg.list"), "utf8")).toStartWith(`deb [signed-by=${folder}/functions.sh] https://`);
 });
