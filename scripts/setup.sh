@@ -17,7 +17,7 @@ made once and never replaced.
   --answers FILE     lines NAME=value (mode 0600): any setting of .env.example, e.g. OPENAI_API_KEY, STRIPE_SECRET_KEY,
                      STRIPE_WEBHOOK_SECRETS, SMTP_URL, MAIL_FROM, ALARM_WEBHOOK_URL, BACKUP_AGE_RECIPIENTS, RESTIC_*; and
                      DATABASE_ADMIN_URL (a superuser's, used once and not kept), DATABASE_NAME, DATABASE_ROLE, REDIS_URL
-                     where Docker does not tell. What the file names replaces what is set; the rest stays
+                     where Docker does not tell; on a further server GATEWAY_ID, another name than main. What the file names replaces what is set; the rest stays
   --ssh-port N       another port that the firewall must leave open, where sshd does not tell
   --no-firewall      leaves ufw as it is
 
@@ -31,11 +31,13 @@ TEXT
 source_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 opt=/opt/reef
 etc=/etc/reef
-gateway=main
-gateway_dir=/var/lib/reef-gateway/$gateway
+gateway=main gateway_dir=/var/lib/reef-gateway/main
 gateway_port=18789
 files_port=18790
 webroot=/var/www/letsencrypt
+clients=/usr/lib/postgresql
+rsyslog=/etc/rsyslog.d
+pgdg_list=/etc/apt/sources.list.d/pgdg.list pgdg_key=/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc
 
 dry_run=false firewall=true domain='' old_domain='' email='' answers_file='' ssh_port=''
 step='' rights=0 changes=0
@@ -237,6 +239,17 @@ read_answers() {
   done <<<"$text"
   domain=${domain:-${answers[DOMAIN]:-}}
   email=${email:-${answers[CERTIFICATE_EMAIL]:-}}
+}
+
+# The gateway's name is that of its units, its settings and its folder, too: the health check and the doctor look for those.
+name_gateway() {
+  local asked=${answers[GATEWAY_ID]:-} known
+  known=$(get_setting "$reef_env" GATEWAY_ID)
+  gateway=${known:-${asked:-main}}
+  [[ $gateway =~ ^[a-z0-9][a-z0-9-]{0,40}$ ]] || die "GATEWAY_ID takes a short lower-case name" 2
+  [ -z "$asked" ] || [ "$asked" = "$gateway" ] ||
+    die "the gateway of this server is called $gateway: under the name $asked its assistants would have none" 2
+  gateway_dir=/var/lib/reef-gateway/$gateway
 }
 
 # ---- Steps ----
@@ -501,8 +514,8 @@ write_gateway_settings() {
   read_settings "$etc/gateways/$gateway.env"
   default_setting GATEWAY_PORT "$gateway_port"
   default_setting GATEWAY_FILES_PORT "$files_port"
-  for name in OPENCLAW_GATEWAY_DIR OPENCLAW_GATEWAY_TOKEN GATEWAY_FILES_TOKEN OPENAI_API_KEY OPENAI_BASE_URL PRICES \
-    GATEWAY_MAX_RUNS TURN_TOTAL_MS; do
+  for name in OPENCLAW_GATEWAY_DIR OPENCLAW_GATEWAY_TOKEN GATEWAY_FILES_HOST GATEWAY_FILES_TOKEN OPENAI_API_KEY OPENAI_BASE_URL PRICES \
+    CANARY_MODEL_URL GATEWAY_MAX_RUNS TURN_TOTAL_MS; do
     value=$(get_setting "$reef_env" "$name")
     [ -z "$value" ] || put_setting "$name" "$value"
   done
@@ -540,33 +553,47 @@ prepare_database() {
   match_client
 }
 
-# A pg_dump that is older than the server refuses its work.
+# Backups take a pg_dump of the server's own version, no newer one either (src/clients/postgresTools.ts). The container has one;
+# the drill, which restores beside it, reads the dump with a pg_restore of this machine all the same.
 match_client() {
-  local wanted have
+  local wanted newest
   wanted=$(database_job --server-version)
-  have=$(find /usr/lib/postgresql -maxdepth 3 -path '*/bin/pg_dump' 2>/dev/null | sed 's,.*/\([0-9]*\)/bin/.*,\1,' | sort -n | tail -n 1)
-  if [ "${have:-0}" -ge "$wanted" ]; then
-    right "pg_dump $have for Postgres $wanted"
-  elif [ -n "$container" ]; then
-    right "pg_dump in container $container for Postgres $wanted"
+  newest=$(find "$clients" -maxdepth 3 -path '*/bin/pg_restore' 2>/dev/null | sed 's,.*/\([0-9]*\)/bin/.*,\1,' | sort -n | tail -n 1)
+  if [ -x "$clients/$wanted/bin/pg_dump" ]; then
+    right "pg_dump for Postgres $wanted"
+  elif [ -n "$container" ] && [ "${newest:-0}" -ge "$wanted" ]; then
+    right "pg_dump in container $container, and pg_restore $newest here, for Postgres $wanted"
   elif apt-cache show "postgresql-client-$wanted" >/dev/null 2>&1 || add_postgres_packages "$wanted"; then
     change "postgresql-client-$wanted" apt_install "postgresql-client-$wanted"
+  elif [ -n "$container" ]; then
+    lacks "pg_restore $wanted (postgresql-client-$wanted): container $container makes the backups, but the weekly drill can't read them"
   else
     lacks "pg_dump $wanted (postgresql-client-$wanted): the database is Postgres $wanted, and without it there are no backups"
   fi
 }
-# The project's own archive; its key comes with the distribution's package.
+# The project's own archive; its key comes with the distribution's package. It is tried before apt is told of it for good: out
+# of reach it would be in the way of every other update.
 add_postgres_packages() {
-  local list=/etc/apt/sources.list.d/pgdg.list key=/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc made=false
+  local made=false half
   dpkg-query -W postgresql-client-common >/dev/null 2>&1 || return 1
-  [ -e "$key" ] || DEBIAN_FRONTEND=noninteractive quiet apt-get -q -y --no-install-recommends install postgresql-common || return 1
-  [ -e "$key" ] || return 1
-  # One that is there may be the half of a run that was killed; another's is not ours to remove.
-  [ -e "$list" ] || { made=true && echo "deb [signed-by=$key] https://apt.postgresql.org/pub/repos/apt $(of_system VERSION_CODENAME)-pgdg main" >"$list"; }
-  apt-get -q update -o Dir::Etc::sourcelist="$list" -o Dir::Etc::sourceparts=- -o APT::Get::List-Cleanup=0 -o APT::Update::Error-Mode=any \
-    >/dev/null 2>&1 && apt-cache show "postgresql-client-$1" >/dev/null 2>&1 && return
-  ! $made || rm -f "$list"
+  [ -e "$pgdg_key" ] || DEBIAN_FRONTEND=noninteractive quiet apt-get -q -y --no-install-recommends install postgresql-common || return 1
+  [ -e "$pgdg_key" ] || return 1
+  if [ ! -e "$pgdg_list" ]; then
+    half=$(mktemp --suffix=.list)
+    echo "deb [signed-by=$pgdg_key] https://apt.postgresql.org/pub/repos/apt $(of_system VERSION_CODENAME)-pgdg main" >"$half"
+    update_from "$half" || { rm -f "$half" && return 1; }
+    install -m 644 "$half" "$pgdg_list"
+    rm -f "$half"
+    made=true
+  fi
+  update_from "$pgdg_list" && apt-cache show "postgresql-client-$1" >/dev/null 2>&1 && return
+  # Another's is not ours to remove.
+  ! $made || rm -f "$pgdg_list"
   return 1
+}
+update_from() {
+  apt-get -q update -o Dir::Etc::sourcelist="$1" -o Dir::Etc::sourceparts=- -o APT::Get::List-Cleanup=0 -o APT::Update::Error-Mode=any \
+    >/dev/null 2>&1
 }
 
 # The release's copy of a file of this source: after the first time the release is what counts.
@@ -592,6 +619,16 @@ install_units() {
     put_file /etc/systemd/journald.conf.d/reef.conf 644 "$(cat "$from/journald-reef.conf")"$'\n'
     if $put || $restart; then change "journald restarted" pay systemctl restart systemd-journald; fi
   fi
+  keep_journal_only
+}
+# Ubuntu's rsyslog writes all that the journal gets into /var/log/syslog as well, where no size is set and lines are kept for
+# five weeks. Other programs' lines stay as they are.
+keep_journal_only() {
+  is_installed rsyslog || return 0
+  local again=false
+  if owes rsyslog; then again=true; fi
+  put_file "$rsyslog/10-reef.conf" 644 $'# Reef and its nginx are in the journal only (docs/server.md).\n:programname, startswith, "reef-" stop\n:programname, isequal, "nginx" stop\n'
+  if $put || $again; then change "rsyslog restarted" pay systemctl restart rsyslog; fi
 }
 
 certificate_of() { echo "/etc/letsencrypt/live/$domain"; }
@@ -870,6 +907,7 @@ main() {
   email=${email:-$(get_setting "$settings" CERTIFICATE_EMAIL)}
   read_settings "$etc/reef.env"
   reef_env=$settings
+  name_gateway
   install_packages
   make_users
   place_programs

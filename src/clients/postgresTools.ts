@@ -46,13 +46,20 @@ export async function dumpDatabase(
   return old && container === null ? `pg_dump is older than the server: update postgresql-client-${major}` : null;
 }
 
+/** The pg_restore here that reads dumps of a server of `version` (as `server_version_num`). Rejects with a sentence when there is none. */
+export async function findRestorer(version: number): Promise<string> {
+  const major = Math.floor(version / 10_000);
+  const found = await findInstalled("pg_restore");
+  if (found !== null && Math.floor(found.version / 10_000) >= major) return found.program;
+  const instead = found === null ? "no pg_restore" : `only pg_restore ${Math.floor(found.version / 10_000)}`;
+  throw new Error(`${instead} here, the dump is of Postgres ${major}: install postgresql-client-${major}`);
+}
+
 /** Loads a dump into an empty database. Rejects when anything in it can't be loaded. */
-export async function loadDatabase(databaseUrl: string, dump: string): Promise<void> {
+export async function loadDatabase(databaseUrl: string, dump: string, restorer: string): Promise<void> {
   const env = connectionEnv(databaseUrl);
   const args = ["--exit-on-error", "--no-owner", "--no-privileges", "--no-password", `--dbname=${env["PGDATABASE"]}`];
-  const found = await findInstalled("pg_restore");
-  if (found === null) throw new Error("no pg_restore here: install postgresql-client");
-  await runProgram({ program: found.program, args: [...args, dump], env });
+  await runProgram({ program: restorer, args: [...args, dump], env });
 }
 
 const MAJORS = Array.from({ length: 12 }, (_, n) => 14 + n);

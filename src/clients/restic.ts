@@ -6,8 +6,8 @@ type ResticConfig = Pick<Config, "RESTIC_REPOSITORY" | "RESTIC_PASSWORD" | "BACK
 
 /** The second place of the backups, as restic keeps it: encrypted, and each piece once. */
 export interface Restic {
-  /** Sends whole folders, named by when they were made; makes the repository when there is none. */
-  send(input: { paths: string[]; at: Date; signal: AbortSignal }): Promise<void>;
+  /** Sends whole folders, named by when they were made and whose files they hold; makes the repository when there is none. */
+  send(input: { paths: string[]; at: Date; gatewayId: string | undefined; signal: AbortSignal }): Promise<void>;
   /** Forgets what the retention does not keep, and frees its room. */
   forget(signal: AbortSignal): Promise<void>;
 }
@@ -30,7 +30,7 @@ export function createRestic(config: ResticConfig): Restic | null {
       throw new Error(error.message.replaceAll(repository, "the repository"));
     });
   return {
-    async send({ paths, at, signal }) {
+    async send({ paths, at, gatewayId, signal }) {
       await restic(["cat", "config"], signal).catch(async (unknown: unknown) => {
         // There is none, or it is out of reach, or the password is wrong: only the first is put right by making one.
         await restic(["init"], signal).catch(() => {
@@ -40,7 +40,9 @@ export function createRestic(config: ResticConfig): Restic | null {
       // Locks of runs that were killed; those of living ones stay.
       await restic(["unlock"], signal);
       const time = at.toISOString().slice(0, 19).replace("T", " ");
-      await restic(["backup", "--tag", "reef", "--time", time, ...paths], signal);
+      // Several hosts may share a repository: restore.sh takes the newest that has its own gateway's files.
+      const tags = gatewayId === undefined ? "reef" : `reef,gateway-${gatewayId}`;
+      await restic(["backup", "--tag", tags, "--time", time, ...paths], signal);
     },
     async forget(signal) {
       const keep = Object.entries(RETENTION).flatMap(([unit, count]) => [`--keep-${unit}`, String(count)]);

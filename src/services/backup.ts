@@ -74,7 +74,8 @@ export async function makeBackup(deps: BackupDeps, lock: HeldLock): Promise<JobR
   const seconds = () => Math.round((clock.now() - began.getTime()) / 1000);
   const said = [`${name}, ${Math.ceil(bytes / 1e6)} MB`, ...manifest.warnings].join(", ");
   try {
-    await restic?.send({ paths: [folder.pathOf(name), folder.erasedFile], at: began, signal: lock.signal });
+    const paths = [folder.pathOf(name), folder.erasedFile];
+    await restic?.send({ paths, at: began, gatewayId: manifest.gateways[0]?.id, signal: lock.signal });
     await restic?.forget(lock.signal);
   } catch (error) {
     const summary = `${said}; the second place failed: ${error instanceof Error ? error.message : String(error)}`;

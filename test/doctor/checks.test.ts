@@ -114,8 +114,17 @@ test("versions", async () => {
   dump("15.10");
   expect(await look("versions.pg_dump", { deps: { sql } })).toBe("bad: pg_dump 15 refuses a server of version 16");
   machine.program("docker", 'case $1 in ps) echo other-db-1;; *) echo "pg_dump (PostgreSQL) 16.4";; esac');
+  expect(await look("versions.pg_dump", { deps: { sql } })).toBe(
+    "warn: 16 in container other-db-1, the server is 16; without a pg_restore 16 here the weekly drill can't read the backups",
+  );
+  machine.program("pg_restore", "echo 'pg_restore (PostgreSQL) 17.1'");
   expect(await look("versions.pg_dump", { deps: { sql } })).toBe("ok: 16 in container other-db-1, the server is 16");
   machine.program("docker", "exit 1");
+  // What makeBackup would not take is not right here, either.
+  dump("17.2");
+  expect(await look("versions.pg_dump", { deps: { sql } })).toBe(
+    "bad: pg_dump 17 is not taken for a server of version 16",
+  );
   dump("16.2");
   expect(await look("versions.pg_dump", { deps: { sql } })).toBe("ok: 16, the server is 16");
 });

@@ -3,6 +3,7 @@ import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, symlinkSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { Json } from "../factories.ts";
+import { until } from "../harness.ts";
 import { tool } from "../tools.ts";
 import { openBusyTown, underLoad } from "./load.ts";
 
@@ -79,4 +80,22 @@ test("what can't go well is refused before anything changes", async () => {
   expect(town.leftovers()).toEqual([]);
   expect(readdirSync(join(town.root, "opt/reef/releases")).filter((name) => name.startsWith("."))).toEqual([]);
   expect(existsSync(join(town.root, "etc/systemd/system/reef-new.timer"))).toBe(true);
+});
+
+test("a gateway that is down keeps nobody from going back, or on, to what may mend it", async () => {
+  const { town } = busy;
+  const { gateway } = town.reef;
+  gateway.setReady(false);
+  gateway.dropConnections();
+  const waiting = async (url: string) => (await fetch(`${url}/readyz`)).status === 503;
+  await until("nobody is ready", async () => (await Promise.all(town.urls.map(waiting))).every(Boolean));
+  const back = await town.deploy("--back", "--gateway");
+  expect([back.code, back.last]).toEqual([0, "deploy: done: every process runs one"]);
+  expect(back.lines).toContain("deploy: note: the gateway is still away: docs/runbooks/gateway-down.md");
+  expect(town.releases()).toEqual(["one", "one", "one"]);
+  expect(town.leftovers()).toEqual([]);
+  gateway.setReady(true);
+  const on = await town.deploy("--back");
+  expect([on.code, on.last]).toEqual([0, "deploy: done: every process runs two"]);
+  expect(town.releases()).toEqual(["two", "two", "two"]);
 });

@@ -1,5 +1,15 @@
 import { expect, test } from "bun:test";
-import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { tool } from "../tools.ts";
@@ -72,6 +82,19 @@ test("settings that lie in the source are in no release, which everybody may rea
   expect(await version()).toBe(first);
   writeFileSync(join(folder, ".env.example"), "");
   expect(await version()).not.toBe(first);
+  rmSync(folder, { recursive: true });
+});
+
+test("what a killed run left half done is removed by the next one; what another is at work at stays", async () => {
+  const folder = mkdtempSync(join(tmpdir(), `reef-test-${process.pid}-left-`));
+  const { version } = JSON.parse(readFileSync(join(root, "node_modules/openclaw/package.json"), "utf8"));
+  const left = ["releases/.new-999999999-abcdef", "openclaw/.new-abcdef", "tools/.new-999999999-abcdef"];
+  const living = `openclaw/.new-${process.pid}-abcdef`;
+  for (const name of [...left, living, `openclaw/${version}`]) mkdirSync(join(folder, name), { recursive: true });
+  const placed = await run(["scripts/placeRelease.sh", "--openclaw", "--root", folder]);
+  expect(placed).toMatchObject({ code: 0, stdout: `${version}\n` });
+  expect(left.filter((name) => existsSync(join(folder, name)))).toEqual([]);
+  expect(existsSync(join(folder, living))).toBe(true);
   rmSync(folder, { recursive: true });
 });
 

@@ -34,3 +34,11 @@ test("nobody has another address banned by what is sent", async () => {
   await logIn(line, "203.0.113.6");
   expect(banned()).not.toContain("198.51.100.9");
 });
+
+test("each jail bans by what ufw brings, whatever the distribution's own way is", () => {
+  const jails = readFileSync(resolve(import.meta.dir, "../../deploy/fail2ban/reef.local"), "utf8")
+    .split(/^(?=\[)/m)
+    .slice(1);
+  expect(jails.map((text) => /^\[(.*)\]/.exec(text)![1])).toEqual(["sshd", "reef-signin"]);
+  for (const text of jails) expect(text).toMatch(/^banaction = iptables-multiport$/m);
+});

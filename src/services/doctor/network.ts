@@ -41,7 +41,10 @@ async function checkCertificate({ host, place, tls }: Scene): Promise<Result> {
   const renew = { does: "certbot renew", apply: () => renewCertificate(host) };
   const found = `of ${shown.issuer}, ${days} day(s) left`;
   if (shown.fault !== null && days >= 0)
-    return bad(`${found}; clients refuse it: ${shown.fault}`, `certbot certonly --nginx -d ${place.domain}`);
+    return bad(
+      `${found}; clients refuse it: ${shown.fault}`,
+      "sudo scripts/setup.sh --email ADDRESS asks for one; certbot renew where there is one already",
+    );
   if (days < DAYS.bad) return bad(found, "certbot renew && systemctl reload nginx", renew);
   if (days < DAYS.warn) return warn(found, "certbot renew --dry-run says why it was not renewed", renew);
   return ok(found);

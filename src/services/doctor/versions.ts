@@ -36,7 +36,10 @@ async function checkNode({ host, pins, place }: Scene) {
   return found === wanted ? ok(found) : warn(`${found} is installed, ${wanted} is pinned`, fix);
 }
 
-/** Whether backups have a pg_dump that its server does not refuse: here, or in the container that publishes its port. */
+/**
+ * Whether backups have a pg_dump of their server's own version, which is the only one they take: here, or in the container
+ * that publishes its port. The drill reads with a pg_restore of this machine, wherever the dump was made.
+ */
 async function checkDump({ deps, host, place }: SystemScene): Promise<Result> {
   if (place.isTrial) return skip("a trial makes no backups");
   const server = Math.floor((await readDatabaseState(deps.sql)).versionNumber / 10_000);
@@ -46,19 +49,27 @@ async function checkDump({ deps, host, place }: SystemScene): Promise<Result> {
   // Debian's pg_dump is a chooser that may pick another version than the one that fits.
   const commands: [string, ...string[]][] = [[`/usr/lib/postgresql/${server}/bin/pg_dump`], ["pg_dump"]];
   if (container) commands.push(["docker", "exec", container, "pg_dump"]);
+  const majorOf = async (command: [string, ...string[]]) => {
+    const ran = await host.run([...command, "--version"]);
+    return ran?.code === 0 ? Number(/\(PostgreSQL\) (\d+)/.exec(ran.out)?.[1] ?? 0) : 0;
+  };
   const found = await Promise.all(
-    commands.map(async ([program, ...args]) => {
-      const ran = await host.run([program, ...args, "--version"]);
-      const major = ran?.code === 0 ? Number(/\(PostgreSQL\) (\d+)/.exec(ran.out)?.[1] ?? 0) : 0;
-      return { major, where: program === "docker" ? ` in container ${container}` : "" };
-    }),
+    commands.map(async (command) => ({ major: await majorOf(command), isHere: command[0] !== "docker" })),
   );
-  const best = found.toSorted((a, b) => b.major - a.major)[0]!;
+  const best = found.find(({ major }) => major === server) ?? found.toSorted((a, b) => b.major - a.major)[0]!;
   const fix = `apt-get install postgresql-client-${server}`;
   if (best.major === 0)
     return bad(`no pg_dump here, nor a container that publishes the port; the server is ${server}`, fix);
   if (best.major < server) return bad(`pg_dump ${best.major} refuses a server of version ${server}`, fix);
-  return ok(`${best.major}${best.where}, the server is ${server}`);
+  if (best.major > server) return bad(`pg_dump ${best.major} is not taken for a server of version ${server}`, fix);
+  if (best.isHere) return ok(`${best.major}, the server is ${server}`);
+  const where = `${best.major} in container ${container}, the server is ${server}`;
+  const readers = await Promise.all(
+    [`/usr/lib/postgresql/${server}/bin/pg_restore`, "pg_restore"].map((one) => majorOf([one])),
+  );
+  return Math.max(...readers) >= server
+    ? ok(where)
+    : warn(`${where}; without a pg_restore ${server} here the weekly drill can't read the backups`, fix);
 }
 
 export const VERSIONS: readonly Check[] = [
