@@ -1,7 +1,8 @@
 import { createHash } from "node:crypto";
 import { constants } from "node:fs";
-import { mkdir, open, readdir, readlink, realpath, writeFile } from "node:fs/promises";
+import { mkdir, open, readdir, readlink, realpath, rm, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import { isFolder } from "./ownFiles.ts";
 import { createSqliteCopies, type SqliteCopies } from "./sqliteCopies.ts";
 import { readWorkspace } from "./workspaceFiles.ts";
 
@@ -36,10 +37,10 @@ export async function copyGateway(dir: string, to: string, signal: AbortSignal):
   }
   const copies = createSqliteCopies();
   try {
-    for (const name of ["state", "parked"]) {
-      await mkdir(join(target, name), { recursive: true, mode: 0o700 });
-      await copyTree({ root, target, copies, signal, damaged }, name);
-    }
+    const tree = { root, target, copies, signal, damaged };
+    for (const name of ["state", "parked"]) await mkdir(join(target, name), { recursive: true, mode: 0o700 });
+    await copyTree(tree, "state", AGENTS);
+    await copyAgents(tree);
   } finally {
     copies.close();
   }
@@ -70,6 +71,36 @@ async function readAll(folder: string, use: (path: string[], content: Buffer) =>
   return createHash("sha256").update(lines.sort().join("\n")).digest("hex");
 }
 
+/** Where an agent's state is: one of the two. */
+const AGENTS = [join("state", "agents"), "parked"];
+
+/**
+ * An agent that is woken or parked meanwhile moves from one place to the other, past us: so it is looked again until
+ * nobody new is found anywhere. Whoever was met in both places is in the backup as it was met last.
+ */
+async function copyAgents(tree: Tree): Promise<void> {
+  const copied = new Set<string>();
+  for (let isNew = true; isNew;) {
+    isNew = false;
+    for (const place of AGENTS)
+      for (const id of await listFolders(join(tree.root, place))) {
+        const name = join(place, id);
+        if (copied.has(name)) continue;
+        copied.add(name);
+        isNew = true;
+        await mkdir(join(tree.target, name), { recursive: true, mode: 0o700 });
+        await copyTree(tree, name);
+        const before = join(
+          AGENTS.find((other) => other !== place)!,
+          id,
+        );
+        // Not when it lies in both there, too: which one counts only an operator can tell.
+        if (copied.has(before) && !(await isFolder(join(tree.root, before))))
+          await rm(join(tree.target, before), { recursive: true });
+      }
+  }
+}
+
 interface Tree {
   root: string;
   target: string;
@@ -78,15 +109,15 @@ interface Tree {
   damaged: string[];
 }
 
-async function copyTree(tree: Tree, folder: string): Promise<void> {
+async function copyTree(tree: Tree, folder: string, leftOut: readonly string[] = []): Promise<void> {
   const entries = await readdir(join(tree.root, folder), { withFileTypes: true }).catch(nothingWhenGone);
   for (const entry of entries) {
     tree.signal.throwIfAborted();
     const name = join(folder, entry.name);
-    if (LEFT_OUT.test(name)) continue;
+    if (LEFT_OUT.test(name) || leftOut.includes(name)) continue;
     if (entry.isDirectory()) {
       await mkdir(join(tree.target, name), { recursive: true, mode: 0o700 });
-      await copyTree(tree, name);
+      await copyTree(tree, name, leftOut);
     } else if (entry.isFile()) await copyOne(tree, name);
   }
 }

@@ -1,6 +1,15 @@
 import { Database } from "bun:sqlite";
 import { afterAll, expect, test } from "bun:test";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { copyGateway, hashWorkspace } from "../../src/clients/gatewayCopy.ts";
@@ -137,4 +146,30 @@ test("agents that are erased while it copies are no fault", async () => {
   }
   const { damaged } = await copying;
   expect(damaged).toEqual([]);
+});
+
+test("an agent that is woken or parked while it copies is in it once, wherever it was first", async () => {
+  const { dir } = makeGateway("moved");
+  const makeState = (place: string, id: string) => {
+    const agent = join(dir, place, id, "agent");
+    mkdirSync(agent, { recursive: true });
+    const database = new Database(join(agent, "openclaw-agent.sqlite"));
+    database.run("create table rows (n)");
+    database.close();
+  };
+  const idOf = (n: number) => `agent_${String(n).padStart(20, "0")}`;
+  const [awake, asleep] = [
+    Array.from({ length: 30 }, (_, n) => idOf(n)),
+    Array.from({ length: 30 }, (_, n) => idOf(100 + n)),
+  ];
+  for (const id of awake) makeState("state/agents", id);
+  for (const id of asleep) makeState("parked", id);
+  const to = target("moved-copy");
+  const copying = copyGateway(dir, to, never);
+  await until("it has begun with agents", () => listFiles(to).some((path) => path.includes("agent_0000")));
+  for (const id of asleep) renameSync(join(dir, "parked", id), join(dir, "state/agents", id));
+  for (const id of awake) renameSync(join(dir, "state/agents", id), join(dir, "parked", id));
+  await copying;
+  const copied = listFiles(to).filter((path) => path.endsWith(".sqlite"));
+  expect(copied.map((path) => path.split("/").at(-3)!).sort()).toEqual([...awake, ...asleep].sort());
 });
