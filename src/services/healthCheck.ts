@@ -32,24 +32,26 @@ export async function checkServer(deps: Deps, host: Host, lock: HeldLock): Promi
 
 /**
  * The database does not answer, so nothing can be recorded: the operators are told directly, at once and then every
- * ALARM_REPEAT_MS, by a sign in GATEWAY_RESTART_DIR (without that folder each time).
+ * ALARM_REPEAT_MS, by a sign in GATEWAY_RESTART_DIR (without that folder each time). False: it answers, so somebody else
+ * has to tell why nothing could be recorded (a full disk, say): systemd, by this job's failure.
  */
-export async function databaseIsDown(deps: Pick<Deps, "sql" | "alarmSender" | "config">, host: Host): Promise<void> {
+export async function databaseIsDown(deps: Pick<Deps, "sql" | "alarmSender" | "config">, host: Host): Promise<boolean> {
   const answers = await withDeadline(pingDatabase(deps.sql), PING_MS, "the database").then(
     () => true,
     () => false,
   );
-  if (answers) return;
+  if (answers) return false;
   const folder = deps.config.GATEWAY_RESTART_DIR;
   const sign = folder === undefined ? null : join(folder, DATABASE_DOWN);
   const known = sign === null ? null : await host.stand(sign);
-  if (known && Date.now() - known.modifiedAt.getTime() < deps.config.ALARM_REPEAT_MS) return;
+  if (known && Date.now() - known.modifiedAt.getTime() < deps.config.ALARM_REPEAT_MS) return true;
   const since = (known?.modifiedAt ?? new Date()).toISOString();
   const summary = "Postgres does not answer: nothing works without it (docs/runbooks/database-full.md)";
   await tell(deps, { ...alarm, status: "firing", summary, since });
-  if (sign === null) return;
+  if (sign === null) return true;
   await host.makeFolder(folder!, 0o700);
   if (!(await host.leaveSign(sign))) await host.renewSign(sign);
+  return true;
 }
 
 async function databaseIsBack(deps: Pick<Deps, "alarmSender" | "config">, host: Host): Promise<void> {

@@ -146,6 +146,23 @@ test("the job: a summary, a row; one at a time; --help", async () => {
   expect((await runJob({})).code).toBe(78);
 });
 
+test("a database that answers and takes nothing is a failure of the job: systemd tells of that, nobody else would", async () => {
+  const webhook = startWebhook();
+  const env = { ...reef.env, PORT: new URL(reef.url).port, ALARM_WEBHOOK_URL: webhook.url };
+  const name = new URL(reef.env["DATABASE_URL"]!).pathname.slice(1);
+  // As after a full disk: it can be read.
+  await reef.sql.unsafe(`alter database "${name}" set default_transaction_read_only = on`);
+  try {
+    const { code, err } = await runJob(env);
+    expect(err).toContain("read-only");
+    expect(code).toBe(1);
+  } finally {
+    await reef.sql.unsafe(`alter database "${name}" reset default_transaction_read_only`);
+  }
+  expect(webhook.told).toEqual([]);
+  await webhook.stop();
+}, 30_000);
+
 test("without its database it tells all the same, once, and when it is over", async () => {
   const webhook = startWebhook();
   const folder = mkdtempSync(join(tmpdir(), `reef-test-${process.pid}-`));
