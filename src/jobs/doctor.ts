@@ -76,9 +76,11 @@ function connect(): Deps | null {
   }
 }
 
-function choose(options: Options): Check[] {
+/** Settings that can't be read are always among it: all that needs them is skipped, and that must not be taken for well. */
+function choose(options: Options, canRead: boolean): Check[] {
   const { only, quick, deep } = options;
   return CHECKS.filter(({ group, isCostly, id }) => {
+    if (!canRead && id === "settings.readable") return true;
     const wanted = !quick || !isCostly || (deep && id === "database.invariants");
     return wanted && (only === null || only.includes(group));
   });
@@ -148,7 +150,7 @@ async function main(): Promise<void> {
     outside: { addresses: ownAddresses(), innerPorts: INNER_PORTS },
   };
   const progress = showProgress();
-  const findings = await runChecks(scene, choose(options), {
+  const findings = await runChecks(scene, choose(options, deps !== null), {
     fix: options.fix,
     dryRun: options.dryRun,
     onBegin: progress.begin,

@@ -203,5 +203,9 @@ describe("the command", () => {
     expect(out).toContain("BAD  settings.readable");
     expect(out).toMatch(/machine\.memory +\d/);
     expect(out + said).not.toContain("planted");
+    // All of this group is skipped then, which is no good news.
+    const backup = await run({ ...settings(), REDIS_URL: "" }, "--only", "backup");
+    expect(backup.out).toContain("BAD  settings.readable");
+    expect(backup.code).toBe(1);
   });
 });
