@@ -495,6 +495,8 @@ test("timers and their jobs", async () => {
   expect(await look("jobs.failed_units")).toBe("ok: none");
   machine.program("systemctl", "echo 'reef-backup.service loaded failed failed Reef: backup'");
   expect(await look("jobs.failed_units")).toBe("bad: failed: reef-backup.service");
+  machine.program("systemctl", "echo 'Failed to connect to bus' >&2; exit 1");
+  expect(await look("jobs.failed_units")).toStartWith("unchecked: ");
   expect(await look("jobs.alarms")).toBe("ok: none");
   await raiseAlarm(reef.deps, { key: "test", severity: "critical", summary: "the harbour burns" });
   expect(await look("jobs.alarms")).toBe("bad: the harbour burns");

@@ -71,7 +71,8 @@ async function checkJob({ deps, place }: SystemScene, job: string, maxAgeMs: num
 async function checkFailedUnits({ host, place }: Scene): Promise<Result> {
   if (!place.hasSystemd) return skip(NO_SYSTEMD);
   const ran = await host.run(["systemctl", "list-units", "--state=failed", "--plain", "--no-legend", "reef-*"]);
-  const units = (ran?.out ?? "").split("\n").flatMap((line) => line.trim().split(/\s+/)[0] || []);
+  if (ran?.code !== 0) throw new Error("systemctl does not tell");
+  const units = ran.out.split("\n").flatMap((line) => line.trim().split(/\s+/)[0] || []);
   if (units.length === 0) return ok("none");
   const command = `systemctl reset-failed ${units.join(" ")}`;
   const fix = `journalctl -u ${units[0]} -n 50; then ${command}`;
