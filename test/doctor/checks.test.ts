@@ -541,11 +541,17 @@ test("the machine", async () => {
   const root = { scene: { host: { ...machine.host, isRoot: true } } };
   machine.program(
     "ufw",
-    "printf 'Status: active\\n\\nTo Action From\\n22/tcp  ALLOW  Anywhere\\n80,443/tcp  ALLOW  Anywhere\\n'",
+    "printf 'Status: active\\nDefault: deny (incoming), allow (outgoing)\\n\\nTo Action From\\n22/tcp  ALLOW  Anywhere\\n80,443/tcp  ALLOW  Anywhere\\n'",
   );
   expect(await look("machine.firewall", root)).toBe("ok: ufw lets in 22/tcp, 80,443/tcp");
-  machine.program("ufw", "printf 'Status: active\\n18789/tcp  ALLOW  Anywhere\\n'");
+  const ufw = (incoming: string, rule: string) =>
+    machine.program("ufw", `printf 'Status: active\\nDefault: ${incoming} (incoming), allow (outgoing)\\n${rule}\\n'`);
+  ufw("deny", "18789/tcp  ALLOW IN  Anywhere");
   expect(await look("machine.firewall", root)).toBe("bad: ufw lets in 18789/tcp");
+  ufw("allow", "22/tcp  ALLOW IN  Anywhere");
+  expect(await look("machine.firewall", root)).toStartWith("bad: ufw is active, and lets in");
+  ufw("deny", "Anywhere  ALLOW IN  Anywhere");
+  expect(await look("machine.firewall", root)).toStartWith("bad: ufw is active, and lets in");
   machine.program("ufw", "echo 'Status: inactive'");
   expect(await look("machine.firewall", root)).toStartWith("bad: nothing holds off");
   expect(await look("machine.firewall", { scene: { host: { ...machine.host, isRoot: false } } })).toStartWith(

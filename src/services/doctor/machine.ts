@@ -91,12 +91,17 @@ async function readKernelLimit(host: Scene["host"], group: string): Promise<stri
   return null;
 }
 
+/** A rule that lets in everybody, everywhere. */
+const EVERYTHING = /^Anywhere(?: \(v6\))?\s+ALLOW(?: IN)?\s+Anywhere/m;
+
 async function checkFirewall({ host, place }: Scene): Promise<Result> {
   if (!place.isInstalled) return skip(NOT_INSTALLED);
   if (!host.isRoot) return skip(NEEDS_ROOT);
   const fix = "ufw default deny incoming; ufw allow OpenSSH; ufw allow 80,443/tcp; ufw enable";
-  const ufw = await host.run(["ufw", "status"]);
+  const ufw = await host.run(["ufw", "status", "verbose"]);
   if (ufw && /^Status: active/m.test(ufw.out)) {
+    if (!/^Default: (deny|reject) \(incoming\)/m.test(ufw.out) || EVERYTHING.test(ufw.out))
+      return bad("ufw is active, and lets in what no rule holds off", "ufw default deny incoming; ufw status numbered");
     const allowed = [...ufw.out.matchAll(/^(\S+).*\bALLOW\b/gm)].map(([, what = ""]) => what);
     const inner = allowed.filter((what) => /\b(18789|18790|3001|3002|5432|6379)\b/.test(what));
     return inner.length === 0
