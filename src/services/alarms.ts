@@ -29,13 +29,20 @@ export async function raiseAlarm(
 
 /** What an operator has to know when systemd says that a unit has failed, e.g. "reef-api@1.service". */
 export function renderUnitAlarm(unit: string): { key: string; severity: Severity; summary: string } {
-  const job = /^reef-([a-z-]+)\.service$/.exec(unit)?.[1];
   return {
-    // A job that could tell of its failure itself has used the same key.
-    key: job === undefined ? `unit:${unit.replace(/\.service$/, "")}` : `job:${job}`,
+    key: keyOf(unit),
     severity: unit.includes("@") ? "critical" : "warning",
     summary: `${unit} has failed on ${hostname()}: journalctl -u ${unit} says why`,
   };
+}
+
+/** The same key as whoever else tells of the same trouble, and of its end. */
+function keyOf(unit: string): string {
+  const job = /^reef-([a-z-]+)\.service$/.exec(unit)?.[1];
+  if (job !== undefined) return `job:${job}`;
+  // A restart serves nobody afterwards, so it is never over: the gateway's alarm is, by the health check.
+  const gateway = /^reef-restart-gateway@(.+)\.service$/.exec(unit)?.[1];
+  return gateway === undefined ? `unit:${unit.replace(/\.service$/, "")}` : `gateway:${gateway}`;
 }
 
 /** A unit has failed. What is known already keeps its words: the job's own say more. Rejects only without a database. */

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "bun:test";
-import { endAlarm, raiseAlarm, tellAlarms } from "../../src/services/alarms.ts";
+import { endAlarm, raiseAlarm, renderUnitAlarm, tellAlarms } from "../../src/services/alarms.ts";
 import { newId } from "../../src/lib/ids.ts";
 import { startFakeSmtp, type FakeSmtp } from "../fakes/smtp.ts";
 import { startTestReef, until, type TestReef } from "../harness.ts";
@@ -192,6 +192,14 @@ describe("a unit that has failed", () => {
     expect((await alarm()).code).toBe(2);
     expect(await runProgram({}, "src/jobs/alarm.ts", "--help")).toMatchObject({ code: 0 });
   });
+});
+
+test("a restart of a gateway that failed is the gateway's alarm: it ends when the gateway is well, and nobody else would end it", () => {
+  expect(renderUnitAlarm("reef-restart-gateway@main.service")).toMatchObject({
+    key: "gateway:main",
+    severity: "critical",
+  });
+  expect(renderUnitAlarm("reef-gateway@main.service").key).toBe("unit:reef-gateway@main");
 });
 
 test("a gateway's start is awaited, for as long as its process lives", async () => {
