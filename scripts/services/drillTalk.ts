@@ -4,7 +4,7 @@ import type { Sql } from "../../src/db/connect.ts";
 import { newId } from "../../src/lib/ids.ts";
 import { signAccessToken } from "../../src/services/accessTokens.ts";
 import type { ChatRequest } from "../../test/fakes/openai.ts";
-import { messageText, personText, readNotes } from "../../test/fakes/projectContext.ts";
+import { messageText, personText } from "../../test/fakes/projectContext.ts";
 import { openChatLink } from "./chatLink.ts";
 import type { Scratch } from "./drillStack.ts";
 import { StartError } from "./process.ts";
@@ -55,8 +55,18 @@ function compare(scratch: Scratch, known: Known, asked: ChatRequest): Pick<Talk,
   const system = asked.messages.filter(({ role }) => role === "system" || role === "developer").map(messageText);
   return {
     history: wanted.length === 0 ? null : wanted.some((text) => heard.some((one) => one.includes(text))),
-    memory: readNotes(system.join("\n")).MEMORY === readFileSync(file, "utf8").trim(),
+    memory: isShown(system.join("\n"), readFileSync(file, "utf8")),
   };
+}
+
+/** The gateway cuts the middle out of a note of more than 20,000 characters (an assistant may keep 100,000); the beginning stays. */
+const SHOWN = { whole: 10_000, beginning: 2_000 };
+
+/** Whether a prompt has a note; null: it is empty. What the note's own lines look like is the assistant's affair. */
+export function isShown(prompt: string, note: string): boolean | null {
+  const text = note.trim();
+  if (text === "") return null;
+  return prompt.includes(text.length > SHOWN.whole ? text.slice(0, SHOWN.beginning) : text);
 }
 
 async function findLastUsed(sql: Sql, gatewayId: string): Promise<Known | null> {
