@@ -9,6 +9,7 @@ import { createWorkspaces } from "../src/clients/workspaces.ts";
 import { ConfigError, loadConfig } from "../src/config.ts";
 import { connectDatabase, type Sql } from "../src/db/connect.ts";
 import { countRows } from "../src/db/snapshot.ts";
+import { describeError } from "../src/lib/errors.ts";
 import { createLog } from "../src/lib/log.ts";
 import { manifestSchema, type Manifest } from "../src/services/backup.ts";
 import { finishRestore } from "../src/services/finishRestore.ts";
@@ -16,6 +17,7 @@ import type { Finding } from "../src/services/invariants.ts";
 import type { Receipt } from "../src/services/verifyBackup.ts";
 import { createScratch, type Scratch } from "./services/drillStack.ts";
 import { talkToRestored } from "./services/drillTalk.ts";
+import { StartError } from "./services/process.ts";
 
 const help = `Restores the newest backup for real, beside the living system, and tells whether it is good (docs/backups.md).
 
@@ -103,7 +105,7 @@ async function loadRows(receipt: Receipt, { sql, scratch, manifest, dump }: Load
   // What is missing here says nothing of the backup.
   const restorer = await findRestorer(manifest.postgres);
   await loadDatabase(scratch.postgres.url, dump, restorer).catch((error: unknown) => {
-    throw new BadBackup(`database.dump can't be loaded: ${String(error)}`);
+    throw new BadBackup("database.dump can't be loaded", { cause: error });
   });
   const found = await countRows(sql);
   const tables = new Set([...Object.keys(found), ...Object.keys(manifest.rows)]);
@@ -118,7 +120,7 @@ async function unpackFiles(receipt: Receipt, { scratch, gateway, from }: Unpacki
   mkdirSync(join(scratch.gatewayDir, "home"), { mode: 0o700 });
   for (const part of ["workspaces", "state"])
     await unpack(join(from, "gateways", gateway.id, `${part}.tar`), scratch.gatewayDir).catch((error: unknown) => {
-      throw new BadBackup(`${part}.tar can't be unpacked: ${String(error)}`);
+      throw new BadBackup(`${part}.tar can't be unpacked`, { cause: error });
     });
   const all = Object.entries(gateway.workspaces);
   const sample = all.sort(() => Math.random() - 0.5).slice(0, SAMPLE);
@@ -152,6 +154,14 @@ async function talk(receipt: Receipt, scratch: Scratch, sql: Sql, url: string): 
     throw new Error(`the restored assistant has forgotten: history ${history}, memory ${memory}`);
 }
 
+/** What went wrong in our own words, and what Postgres or a program said of it, which may quote a person's row. */
+function describe(error: unknown): Pick<Receipt, "fault" | "said"> {
+  const { message, cause, constructor } = error as Error;
+  const isOurs = error instanceof BadBackup || error instanceof StartError || constructor === Error;
+  if (isOurs) return { fault: message, ...(cause === undefined ? {} : { said: String(cause) }) };
+  return { fault: describeError(error) || "it failed", said: String(error) };
+}
+
 async function main(): Promise<number> {
   const { backup, config } = readOptions();
   const folder = createBackupFolder(config.BACKUP_DIR);
@@ -171,9 +181,9 @@ async function main(): Promise<number> {
     await drill(receipt, folder, config.REDIS_URL);
     Object.assign(receipt, { ok: true, proof: "verified" });
   } catch (error) {
-    receipt.fault = error instanceof Error ? error.message : String(error);
+    Object.assign(receipt, describe(error));
     if (error instanceof BadBackup) receipt.proof = "failed";
-    say(receipt.fault);
+    say(`${receipt.fault}${receipt.said === undefined ? "" : `: ${receipt.said}`}`);
   }
   receipt.seconds.total = Math.round((performance.now() - began) / 100) / 10;
   await folder.writeReceipt(name, receipt);

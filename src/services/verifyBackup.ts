@@ -39,7 +39,10 @@ export const receiptSchema = z.object({
     })
     .nullable()
     .optional(),
+  /** In our own words: it goes to rows and webhooks. */
   fault: z.string().nullable(),
+  /** What others said of it, who may quote somebody's row: it stays in this file. */
+  said: z.string().optional(),
 });
 export type Receipt = z.infer<typeof receiptSchema>;
 
@@ -63,7 +66,9 @@ export async function verifyNewestBackup(_deps: object, lock: HeldLock): Promise
     conversation: receipt.conversation?.answered ?? null,
     fault: receipt.fault,
   };
-  if (!receipt.ok) return { ok: false, summary: `${receipt.backup} (${receipt.proof}): ${receipt.fault}`, details };
+  const more = receipt.said === undefined ? "" : " (the receipt says more)";
+  if (!receipt.ok)
+    return { ok: false, summary: `${receipt.backup} (${receipt.proof}): ${receipt.fault}${more}`, details };
   return {
     ok: true,
     summary: `${receipt.backup} serves again after ${untilServing} s; ${receipt.rows?.total} rows`,

@@ -247,3 +247,26 @@ test("a byte that is not what it was is found before anything is touched", async
   ]);
   expect(existsSync(`${reef.dir}.restoring`)).toBe(false);
 });
+
+test("what Postgres says of a dump that can't be loaded may quote somebody: it stays in the receipt", async () => {
+  // Holds here, where the setting is; a restored database has none, as with a function that meets another version.
+  await reef.sql.unsafe(`
+    create function is_fine(text) returns bool language sql as $$ select current_setting('reef.fine', true) = 'yes' $$;
+    create table said (words text check (coalesce(is_fine(words), false)));
+    select set_config('reef.fine', 'yes', true);
+    insert into said values ('planted words of somebody')`);
+  const backups = join(around.folder, "unloadable");
+  const made = { ...env, BACKUP_DIR: backups, RESTIC_REPOSITORY: "" };
+  expect((await runJob("backup", made)).code).toBe(0);
+  const { code, output } = await runJob("verifyBackup", made);
+  await reef.sql.unsafe("drop table said; drop function is_fine");
+  expect(code).toBe(1);
+  const receipt = readFileSync(join(backups, "receipts", `${listBackups(backups)[0]}.json`), "utf8");
+  expect(receipt).toContain("planted words");
+  const told = await reef.sql`
+    select summary, details::text from job_runs where job = 'verify-backup' union all
+    select summary, '' from alarms where key = 'job:verify-backup'`;
+  expect(told).toHaveLength(2);
+  expect(JSON.stringify(told) + output).not.toContain("planted words");
+  expect(output).toContain("(failed): database.dump can't be loaded (the receipt says more)");
+});
