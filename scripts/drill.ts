@@ -5,6 +5,7 @@ import { unpack } from "../src/clients/archives.ts";
 import { createBackupFolder, type BackupFolder } from "../src/clients/backupFolder.ts";
 import { hashWorkspace } from "../src/clients/gatewayCopy.ts";
 import { findRestorer, loadDatabase } from "../src/clients/postgresTools.ts";
+import { ProgramError } from "../src/clients/programs.ts";
 import { createWorkspaces } from "../src/clients/workspaces.ts";
 import { ConfigError, loadConfig } from "../src/config.ts";
 import { connectDatabase, type Sql } from "../src/db/connect.ts";
@@ -35,8 +36,19 @@ const NEEDS_STRIPE = ["billing_inbox"];
 const PATIENCE_SECONDS = "90";
 const VERIFY_TRIES = 4;
 
-/** The backup itself is bad, not what it was tried with. */
+/** The backup itself is bad, not what it was tried with: retention lets go of it, so this must be sure. */
 class BadBackup extends Error {}
+
+/** What programs say when not the backup is to blame, but the room, the version or the server here. */
+const OUR_FAULT =
+  /no space left|disk quota|disk full|out of memory|unsupported version|connection to server|server closed the connection|terminating connection|database system is/i;
+
+/** A program that ended by itself, and not for want of something here, has judged the backup. */
+function judge(what: string, cause: unknown): Error {
+  const isBad =
+    cause instanceof ProgramError && cause.code !== null && cause.code !== 127 && !OUR_FAULT.test(cause.said);
+  return isBad ? new BadBackup(what, { cause }) : new Error(what, { cause });
+}
 
 const say = (line: string) => console.error(`drill: ${line}`);
 
@@ -105,7 +117,7 @@ async function loadRows(receipt: Receipt, { sql, scratch, manifest, dump }: Load
   // What is missing here says nothing of the backup.
   const restorer = await findRestorer(manifest.postgres);
   await loadDatabase(scratch.postgres.url, dump, restorer).catch((error: unknown) => {
-    throw new BadBackup("database.dump can't be loaded", { cause: error });
+    throw judge("database.dump can't be loaded", error);
   });
   const found = await countRows(sql);
   const tables = new Set([...Object.keys(found), ...Object.keys(manifest.rows)]);
@@ -120,7 +132,7 @@ async function unpackFiles(receipt: Receipt, { scratch, gateway, from }: Unpacki
   mkdirSync(join(scratch.gatewayDir, "home"), { mode: 0o700 });
   for (const part of ["workspaces", "state"])
     await unpack(join(from, "gateways", gateway.id, `${part}.tar`), scratch.gatewayDir).catch((error: unknown) => {
-      throw new BadBackup(`${part}.tar can't be unpacked`, { cause: error });
+      throw judge(`${part}.tar can't be unpacked`, error);
     });
   const all = Object.entries(gateway.workspaces);
   const sample = all.sort(() => Math.random() - 0.5).slice(0, SAMPLE);

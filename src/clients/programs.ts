@@ -26,6 +26,8 @@ export class ProgramError extends Error {
     readonly program: string,
     readonly code: number | null,
     reason: string,
+    /** The last of what it printed as errors. */
+    readonly said = "",
   ) {
     super(`${program}: ${reason}`);
     this.name = "ProgramError";
@@ -87,5 +89,5 @@ function failure(program: string, code: number | null, said: string): ProgramErr
       .split("\n")
       .findLast((line) => line.trim() !== "") ?? `ended with ${code}`;
   const missing = code === 127 && last.includes(": exec: ");
-  return new ProgramError(program, code, missing ? "it is not installed here" : last.slice(0, 300));
+  return new ProgramError(program, code, missing ? "it is not installed here" : last.slice(0, 300), said);
 }

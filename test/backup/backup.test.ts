@@ -270,3 +270,23 @@ test("what Postgres says of a dump that can't be loaded may quote somebody: it s
   expect(JSON.stringify(told) + output).not.toContain("planted words");
   expect(output).toContain("(failed): database.dump can't be loaded (the receipt says more)");
 });
+
+test("a drill that lacks room, or its program, has not found the backup bad: the retention would let go of it", async () => {
+  const bin = join(around.folder, "full-bin");
+  mkdirSync(bin);
+  const backups = join(around.folder, "untried");
+  const made = { ...env, BACKUP_DIR: backups, RESTIC_REPOSITORY: "", PATH: `${bin}:${env["PATH"]}` };
+  expect((await runJob("backup", made)).code).toBe(0);
+  const proof = async (says: string) => {
+    const script = `#!/bin/sh\n[ "$1" = --version ] && exec echo 'pg_restore (PostgreSQL) 99.1'\nprintf '${says}' >&2; exit 1\n`;
+    writeFileSync(join(bin, "pg_restore"), script, { mode: 0o755 });
+    expect((await runJob("verifyBackup", made)).code).toBe(1);
+    const receipt = readFileSync(join(backups, "receipts", `${listBackups(backups)[0]}.json`), "utf8");
+    return (JSON.parse(receipt) as { proof: string }).proof;
+  };
+  expect(await proof("ERROR:  could not extend file: No space left on device\\nCONTEXT:  COPY messages, line 7")).toBe(
+    "unknown",
+  );
+  expect(await proof("pg_restore: error: unsupported version (1.16) in file header")).toBe("unknown");
+  expect(await proof("pg_restore: error: input file does not appear to be a valid archive")).toBe("failed");
+}, 90_000);
