@@ -166,11 +166,13 @@ async function talk(receipt: Receipt, scratch: Scratch, sql: Sql, url: string): 
     throw new Error(`the restored assistant has forgotten: history ${history}, memory ${memory}`);
 }
 
+const wordsOf = (cause: Error) => (cause instanceof ProgramError && cause.said !== "" ? cause.said : cause.message);
+
 /** What went wrong in our own words, and what Postgres or a program said of it, which may quote a person's row. */
 function describe(error: unknown): Pick<Receipt, "fault" | "said"> {
   const { message, cause, constructor } = error as Error;
   const isOurs = error instanceof BadBackup || error instanceof StartError || constructor === Error;
-  if (isOurs) return { fault: message, ...(cause === undefined ? {} : { said: String(cause) }) };
+  if (isOurs) return { fault: message, ...(cause instanceof Error ? { said: wordsOf(cause) } : {}) };
   return { fault: describeError(error) || "it failed", said: String(error) };
 }
 
