@@ -12,6 +12,7 @@ import type { Deps } from "../deps.ts";
 import { newId } from "../lib/ids.ts";
 import { chooseDoomed } from "../lib/retention.ts";
 import { recordErasures } from "./erasures.ts";
+import { hasGatewayHere } from "./gatewayCare.ts";
 import type { JobResult } from "./jobs.ts";
 
 type BackupDeps = Pick<Deps, "sql" | "config" | "log" | "clock">;
@@ -143,7 +144,8 @@ async function fill(deps: BackupDeps, { folder, name, began, signal }: Making, h
 async function copyFiles(config: Deps["config"], half: string, signal: AbortSignal) {
   const { GATEWAY_ID: id, OPENCLAW_GATEWAY_DIR: dir } = config;
   if (!(await isFolder(dir))) {
-    if (config.GATEWAY_FILES_URL) return null;
+    // Not by GATEWAY_FILES_URL: every server of setup.sh has one, for its own files process.
+    if (!hasGatewayHere(config)) return null;
     throw new Error(`the gateway's folder ${dir} (OPENCLAW_GATEWAY_DIR) is not there`);
   }
   const to = join(half, "gateways", id);

@@ -39,6 +39,12 @@ const PATIENCE: Patience = { lookMs: 25_000, pauseMs: 16_000, takenMs: 10_000, b
 const LOOKS = 3;
 /** How a process calls its gateway that has none. */
 export const NO_GATEWAY = "none";
+
+/** Whether this machine runs the gateway of its settings, and has its folder: a gateway listens on loopback only (docs/scaling.md). */
+export function hasGatewayHere(config: Pick<Deps["config"], "GATEWAY_ID" | "OPENCLAW_GATEWAY_URL">): boolean {
+  return config.GATEWAY_ID !== NO_GATEWAY && isLoopback(new URL(config.OPENCLAW_GATEWAY_URL).hostname);
+}
+
 /** A start takes 10 to 40 seconds, longer with hundreds of agents. */
 const STARTING_MS = 180_000;
 /** Of one processor: less and it is not at work. */

@@ -290,3 +290,17 @@ test("a drill that lacks room, or its program, has not found the backup bad: the
   expect(await proof("pg_restore: error: unsupported version (1.16) in file header")).toBe("unknown");
   expect(await proof("pg_restore: error: input file does not appear to be a valid archive")).toBe("failed");
 }, 90_000);
+
+test("a server whose gateway's folder is gone has no backup; only that of another host may be missing", async () => {
+  const backups = join(around.folder, "folderless");
+  // As setup.sh writes it: its own files process.
+  const files = { GATEWAY_FILES_URL: "http://127.0.0.1:18790", GATEWAY_FILES_TOKEN: "x".repeat(40) };
+  const gone = { ...env, ...files, BACKUP_DIR: backups, RESTIC_REPOSITORY: "", OPENCLAW_GATEWAY_DIR: "/not/mounted" };
+  const here = await runJob("backup", gone);
+  expect(here.output).toContain("the gateway's folder /not/mounted (OPENCLAW_GATEWAY_DIR) is not there");
+  expect(here.code).toBe(1);
+  expect(listBackups(backups)).toEqual([]);
+  const elsewhere = await runJob("backup", { ...gone, OPENCLAW_GATEWAY_URL: "ws://10.0.0.1:18789" });
+  expect(elsewhere.output).toContain("without the gateway's files: they are on another host");
+  expect(elsewhere.code).toBe(0);
+});
