@@ -119,11 +119,18 @@ test("versions", async () => {
   );
   machine.program("pg_restore", "echo 'pg_restore (PostgreSQL) 17.1'");
   expect(await look("versions.pg_dump", { deps: { sql } })).toBe("ok: 16 in container other-db-1, the server is 16");
+  const BACKUP_POSTGRES_CONTAINER = "gone-db-1";
+  machine.program("docker", '[ "$2" = other-db-1 ] && echo "pg_dump (PostgreSQL) 16.4"');
+  dump("16.2");
+  // The backup takes the one that is named, and nothing else.
+  expect(await look("versions.pg_dump", { deps: { sql }, config: { BACKUP_POSTGRES_CONTAINER } })).toBe(
+    "bad: no pg_dump in the container gone-db-1",
+  );
   machine.program("docker", "exit 1");
   // What makeBackup would not take is not right here, either.
   dump("17.2");
   expect(await look("versions.pg_dump", { deps: { sql } })).toBe(
-    "bad: pg_dump 17 is not taken for a server of version 16",
+    "bad: pg_dump 17 is here, and backups take one of the server's own version, 16",
   );
   dump("16.2");
   expect(await look("versions.pg_dump", { deps: { sql } })).toBe("ok: 16, the server is 16");

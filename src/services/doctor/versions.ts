@@ -37,39 +37,43 @@ async function checkNode({ host, pins, place }: Scene) {
 }
 
 /**
- * Whether backups have a pg_dump of their server's own version, which is the only one they take: here, or in the container
- * that publishes its port. The drill reads with a pg_restore of this machine, wherever the dump was made.
+ * Whether backups have a pg_dump, chosen as they choose (clients/postgresTools.ts): one of the server's own major here, else
+ * the one in the container that publishes its port; where a container is named, that one's and no other. The drill reads
+ * with a pg_restore of this machine, wherever the dump was made.
  */
 async function checkDump({ deps, host, place }: SystemScene): Promise<Result> {
   if (place.isTrial) return skip("a trial makes no backups");
   const server = Math.floor((await readDatabaseState(deps.sql)).versionNumber / 10_000);
-  const publish = `publish=${new URL(deps.config.DATABASE_URL).port || 5432}`;
-  const listed = await host.run(["docker", "ps", "--filter", publish, "--format", "{{.Names}}"]);
-  const container = deps.config.BACKUP_POSTGRES_CONTAINER ?? listed?.out.trim().split("\n")[0];
-  // Debian's pg_dump is a chooser that may pick another version than the one that fits.
-  const commands: [string, ...string[]][] = [[`/usr/lib/postgresql/${server}/bin/pg_dump`], ["pg_dump"]];
-  if (container) commands.push(["docker", "exec", container, "pg_dump"]);
-  const majorOf = async (command: [string, ...string[]]) => {
-    const ran = await host.run([...command, "--version"]);
+  const majorOf = async (...[program, ...args]: [string, ...string[]]) => {
+    const ran = await host.run([program, ...args, "--version"]);
     return ran?.code === 0 ? Number(/\(PostgreSQL\) (\d+)/.exec(ran.out)?.[1] ?? 0) : 0;
   };
-  const found = await Promise.all(
-    commands.map(async (command) => ({ major: await majorOf(command), isHere: command[0] !== "docker" })),
-  );
-  const best = found.find(({ major }) => major === server) ?? found.toSorted((a, b) => b.major - a.major)[0]!;
+  // Debian's own command is a chooser that may pick another version than the one that fits.
+  const majorsHere = (program: string) =>
+    Promise.all([`/usr/lib/postgresql/${server}/bin/${program}`, program].map((one) => majorOf(one)));
+  const named = deps.config.BACKUP_POSTGRES_CONTAINER;
+  const here = named === undefined ? await majorsHere("pg_dump") : [];
+  if (here.includes(server)) return ok(`${server}, the server is ${server}`);
+  const publish = `publish=${new URL(deps.config.DATABASE_URL).port || 5432}`;
+  const listed =
+    named === undefined ? await host.run(["docker", "ps", "--filter", publish, "--format", "{{.Names}}"]) : null;
+  const container = named ?? listed?.out.trim().split("\n")[0];
+  const inside = container ? await majorOf("docker", "exec", container, "pg_dump") : 0;
   const fix = `apt-get install postgresql-client-${server}`;
-  if (best.major === 0)
-    return bad(`no pg_dump here, nor a container that publishes the port; the server is ${server}`, fix);
-  if (best.major < server) return bad(`pg_dump ${best.major} refuses a server of version ${server}`, fix);
-  if (best.major > server) return bad(`pg_dump ${best.major} is not taken for a server of version ${server}`, fix);
-  if (best.isHere) return ok(`${best.major}, the server is ${server}`);
-  const where = `${best.major} in container ${container}, the server is ${server}`;
-  const readers = await Promise.all(
-    [`/usr/lib/postgresql/${server}/bin/pg_restore`, "pg_restore"].map((one) => majorOf([one])),
-  );
-  return Math.max(...readers) >= server
-    ? ok(where)
-    : warn(`${where}; without a pg_restore ${server} here the weekly drill can't read the backups`, fix);
+  if (inside >= server) {
+    const found = `${inside} in container ${container}, the server is ${server}`;
+    if (Math.max(...(await majorsHere("pg_restore"))) >= server) return ok(found);
+    return warn(`${found}; without a pg_restore ${server} here the weekly drill can't read the backups`, fix);
+  }
+  const best = Math.max(inside, ...here);
+  if (best === 0 && named !== undefined)
+    return bad(
+      `no pg_dump in the container ${named}`,
+      "BACKUP_POSTGRES_CONTAINER is its name (docker ps), or is left out",
+    );
+  if (best === 0) return bad(`no pg_dump here, nor a container that publishes the port; the server is ${server}`, fix);
+  if (best < server) return bad(`pg_dump ${best} refuses a server of version ${server}`, fix);
+  return bad(`pg_dump ${best} is here, and backups take one of the server's own version, ${server}`, fix);
 }
 
 export const VERSIONS: readonly Check[] = [
