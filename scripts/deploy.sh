@@ -153,6 +153,8 @@ prepare() {
   free=$(df -Pm "$RELEASES" | awk 'NR == 2 { print $4 }')
   [ "$free" -ge "$NEEDED_MB" ] || end 1 "$RELEASES has $free MB left, a release needs $NEEDED_MB: free some space. Nothing was changed."
   if [ ! -d "$source" ]; then
+    [[ $source != *"#"* ]] || command -v git >/dev/null ||
+      end 1 "git is missing: apt-get install git, or give a folder or an archive. Nothing was changed."
     unpacked=$(mktemp -d "$RELEASES/.source-XXXXXX")
     folder=$unpacked
     unpack_source "$source" "$folder" || end 1 "the source could not be read from $source. Nothing was changed."

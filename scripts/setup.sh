@@ -17,7 +17,8 @@ made once and never replaced.
   --answers FILE     lines NAME=value (mode 0600): any setting of .env.example, e.g. OPENAI_API_KEY, STRIPE_SECRET_KEY,
                      STRIPE_WEBHOOK_SECRETS, SMTP_URL, MAIL_FROM, ALARM_WEBHOOK_URL, BACKUP_AGE_RECIPIENTS, RESTIC_*; and
                      DATABASE_ADMIN_URL (a superuser's, used once and not kept), DATABASE_NAME, DATABASE_ROLE, REDIS_URL
-                     where Docker does not tell; on a further server GATEWAY_ID, another name than main. What the file names replaces what is set; the rest stays
+                     where Docker does not tell; on a further server GATEWAY_ID, another name than main. What the file names
+                     replaces what is set; the rest stays
   --ssh-port N       another port that the firewall must leave open, where sshd does not tell
   --no-firewall      leaves ufw as it is
 
@@ -369,7 +370,8 @@ make_users() {
 # Containers whose image is called like one of the words
 containers_of() {
   { docker ps --format '{{.Names}} {{.Image}}' 2>/dev/null || true; } | awk -v words="$1" '
-    { image = $2; sub(/[@:].*$/, "", image); sub(/^.*\//, "", image) } image ~ "^(" words ")" { print $1 }'
+    { image = $2; sub(/[@:].*$/, "", image); sub(/^.*\//, "", image) }
+    image ~ "^(" words ")" && image !~ /export|insight|commander|backup|admin/ { print $1 }'
 }
 # The port of 127.0.0.1 that a container's port is published on
 published() {

@@ -4,7 +4,7 @@ import { mkdir, open, readdir, readlink, realpath, rm, writeFile } from "node:fs
 import { dirname, join } from "node:path";
 import { isFolder } from "./ownFiles.ts";
 import { createSqliteCopies, type SqliteCopies } from "./sqliteCopies.ts";
-import { readWorkspace } from "./workspaceFiles.ts";
+import { FOREIGN, readWorkspace } from "./workspaceFiles.ts";
 
 /** Made again by every start, or never used again (openclaw.md §8): no part of a backup. */
 const LEFT_OUT = /(^state\/(tmp|media|logs|cache)$)|(-(wal|shm|journal)$)|(\.lock(\.sqlite)?$)/;
@@ -15,6 +15,8 @@ export interface GatewayCopy {
   workspaces: Record<string, string>;
   /** Paths of databases that can't be read. */
   damaged: string[];
+  /** Files of workspaces that are not in the copy, each "path: reason"; not what is no file of the assistant's. */
+  leftOut: string[];
 }
 
 /**
@@ -27,13 +29,18 @@ export async function copyGateway(dir: string, to: string, signal: AbortSignal):
   const target = await realpath(to);
   const workspaces: Record<string, string> = {};
   const damaged: string[] = [];
+  const leftOut: string[] = [];
   // A new gateway has none yet.
   await mkdir(join(target, "workspaces"), { recursive: true, mode: 0o700 });
   for (const agentId of await listFolders(join(root, "workspaces"))) {
     signal.throwIfAborted();
     // Drafts have a dot in their names.
     if (!agentId.includes("."))
-      workspaces[agentId] = await copyWorkspace(join(root, "workspaces", agentId), join(target, "workspaces", agentId));
+      workspaces[agentId] = await copyWorkspace(
+        join(root, "workspaces", agentId),
+        join(target, "workspaces", agentId),
+        (path, reason) => leftOut.push(`${join("workspaces", agentId, ...path)}: ${reason}`),
+      );
   }
   const copies = createSqliteCopies();
   try {
@@ -44,27 +51,36 @@ export async function copyGateway(dir: string, to: string, signal: AbortSignal):
   } finally {
     copies.close();
   }
-  return { workspaces, damaged };
+  return { workspaces, damaged, leftOut };
 }
 
 /** A workspace's content as one hash: of its files' names and bytes, whatever their order and times. */
 export async function hashWorkspace(folder: string): Promise<string> {
-  return readAll(folder, async () => undefined);
+  return readAll(folder, { use: async () => undefined, miss: () => undefined });
 }
 
-async function copyWorkspace(from: string, to: string): Promise<string> {
+async function copyWorkspace(from: string, to: string, miss: Reader["miss"]): Promise<string> {
   await mkdir(to, { recursive: true, mode: 0o700 });
-  return readAll(from, async (path, content) => {
+  const use = async (path: string[], content: Buffer) => {
     const file = join(to, ...path);
     await mkdir(dirname(file), { recursive: true, mode: 0o700 });
     await writeFile(file, content, { mode: 0o600 });
-  });
+  };
+  return readAll(from, { use, miss });
 }
 
-async function readAll(folder: string, use: (path: string[], content: Buffer) => Promise<void>): Promise<string> {
+interface Reader {
+  use: (path: string[], content: Buffer) => Promise<void>;
+  miss: (path: string[], reason: string) => void;
+}
+
+async function readAll(folder: string, { use, miss }: Reader): Promise<string> {
   const lines: string[] = [];
   for await (const file of readWorkspace(folder)) {
-    if (file.leftOut !== undefined) continue;
+    if (file.leftOut !== undefined) {
+      if (!FOREIGN.includes(file.leftOut)) miss(file.path, file.leftOut);
+      continue;
+    }
     await use(file.path, file.content);
     lines.push(`${createHash("sha256").update(file.content).digest("hex")}  ${file.path.join("/")}`);
   }

@@ -1,6 +1,12 @@
 import type { Config } from "../config.ts";
 import { RETENTION } from "../lib/retention.ts";
+import { sleep } from "../lib/retry.ts";
 import { ProgramError, runProgram } from "./programs.ts";
+
+/** What the last line says of a repository that somebody else works at (restic 0.14 to 0.18). */
+const LOCKED = /already locked|`unlock` command/;
+const LOCK_PAUSE_MS = 5_000;
+const LOCKED_MS = 1_800_000;
 
 type ResticConfig = Pick<Config, "RESTIC_REPOSITORY" | "RESTIC_PASSWORD" | "BACKUP_DIR">;
 
@@ -23,8 +29,14 @@ export function createRestic(config: ResticConfig): Restic | null {
     RESTIC_CACHE_DIR: `${config.BACKUP_DIR}/.restic-cache`,
     TZ: "UTC",
   };
-  const restic = (args: string[], signal: AbortSignal) =>
-    runProgram({ program: "restic", args: ["--quiet", ...args], env, signal }).catch((error: unknown) => {
+  const restic = (args: string[], signal: AbortSignal, untilMs = Date.now() + LOCKED_MS): Promise<unknown> =>
+    runProgram({ program: "restic", args: ["--quiet", ...args], env, signal }).catch(async (error: unknown) => {
+      // Forgetting wants the repository for itself, and other hosts begin at the same hour.
+      if (error instanceof ProgramError && LOCKED.test(error.message) && Date.now() < untilMs) {
+        await sleep(LOCK_PAUSE_MS, signal);
+        signal.throwIfAborted();
+        return restic(args, signal, untilMs);
+      }
       // The address may hold the name and password of whoever may write there.
       if (!(error instanceof ProgramError)) throw error;
       throw new Error(error.message.replaceAll(repository, "the repository"));

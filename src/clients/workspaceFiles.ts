@@ -8,6 +8,9 @@ const FOLDER_LIMIT_BYTES = 20_000_000;
 const ENTRY_LIMIT = 2_000;
 const DEPTH_LIMIT = 16;
 
+/** Reasons to leave out what is no file of the assistant's: a link, a device, somebody else's file under a second name. */
+export const FOREIGN = ["not a file", "not a folder", "has a second name elsewhere"];
+
 /** A file of an assistant, or one that is not given out, with the reason. `path` is as the assistant named it. */
 export type WorkspaceFile =
   { path: string[]; changedAt: Date; content: Buffer; leftOut?: undefined } | { path: string[]; leftOut: string };

@@ -161,12 +161,16 @@ export async function requeueTurn(
  * waited longer than `waitMs`.
  */
 export async function listTurnsToDrop(sql: Queryable, input: { gatewayId: string; waitMs: number }): Promise<Turn[]> {
+  return listOverdue(sql, input.waitMs, sql`t.gateway_id = ${input.gatewayId}`);
+}
+
+async function listOverdue(sql: Queryable, waitMs: number, where: ReturnType<typeof ofAway>): Promise<Turn[]> {
   return sql<Turn[]>`
     select t.id, t.assistant_id, t.user_id, t.gateway_id, t.seq, t.status, t.error_code,
       t.stop_requested or u.status <> 'active' as stop_requested
     from turns t join users u on u.id = t.user_id
-    where t.gateway_id = ${input.gatewayId} and t.status = 'queued'
-      and (t.stop_requested or u.status <> 'active' or t.queued_at < now() - make_interval(secs => ${input.waitMs / 1000}))
+    where ${where} and t.status = 'queued'
+      and (t.stop_requested or u.status <> 'active' or t.queued_at < now() - make_interval(secs => ${waitMs / 1000}))
     limit 100`;
 }
 
@@ -178,11 +182,7 @@ export async function listAbandonedTurns(
   sql: Queryable,
   input: { gatewayId: string; waitMs: number },
 ): Promise<Turn[]> {
-  return sql<Turn[]>`
-    select ${columns(sql)} from turns t
-    where ${ofAway(sql, input.gatewayId)} and t.status = 'queued'
-      and (t.stop_requested or t.queued_at < now() - make_interval(secs => ${input.waitMs / 1000}))
-    limit 100`;
+  return listOverdue(sql, input.waitMs, ofAway(sql, input.gatewayId));
 }
 
 /**

@@ -5,7 +5,7 @@ import { createBackupFolder, nameBackup, sumFiles, type BackupFolder } from "../
 import { copyGateway } from "../clients/gatewayCopy.ts";
 import { dumpDatabase } from "../clients/postgresTools.ts";
 import { createRestic } from "../clients/restic.ts";
-import { isFolder, makeFolder, writeText } from "../clients/ownFiles.ts";
+import { isFile, isFolder, makeFolder, writeText } from "../clients/ownFiles.ts";
 import type { HeldLock } from "../db/locks.ts";
 import { withSnapshot } from "../db/snapshot.ts";
 import type { Deps } from "../deps.ts";
@@ -43,6 +43,8 @@ export const manifestSchema = z.object({
       workspaces: z.record(z.string(), z.string()),
       /** Databases of agents that SQLite could not read; copied as they are. */
       damaged: z.array(z.string()),
+      /** Files of workspaces that are not in it, with the reason (clients/workspaceFiles.ts). */
+      leftOut: z.array(z.string()).default([]),
     }),
   ),
   secrets: z.string(),
@@ -135,6 +137,9 @@ async function fill(deps: BackupDeps, { folder, name, began, signal }: Making, h
       secrets === "encrypted" ? null : `without secrets (${secrets})`,
       gateway ? null : "without the gateway's files: they are on another host, run this there, too",
       gateway && gateway.damaged.length > 0 ? `${gateway.damaged.length} agents' databases are damaged` : null,
+      gateway && gateway.leftOut.length > 0
+        ? `without ${gateway.leftOut.length} files of assistants (in manifest.json)`
+        : null,
     ].filter((one) => one !== null),
     files: await sumFiles(half),
   };
@@ -148,6 +153,9 @@ async function copyFiles(config: Deps["config"], half: string, signal: AbortSign
     if (!hasGatewayHere(config)) return null;
     throw new Error(`the gateway's folder ${dir} (OPENCLAW_GATEWAY_DIR) is not there`);
   }
+  // The point where its disk is to be mounted is a folder, too.
+  if (!(await isFile(join(dir, "openclaw.json"))))
+    throw new Error(`there is no openclaw.json in the gateway's folder ${dir}: is its disk mounted?`);
   const to = join(half, "gateways", id);
   await makeFolder(to);
   await makeFolder(join(to, "workspaces"));

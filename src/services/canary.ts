@@ -165,19 +165,33 @@ async function conclude(deps: CanaryDeps, { result, leaks, reason }: Outcome): P
     await placeAgain(deps, before);
     return { ok: true, summary: `gateway ${gatewayId} is isolated`, details: { result } };
   }
-  const provedAt = before.greenAt ?? before.createdAt;
-  if (Date.now() - provedAt.getTime() > deps.config.CANARY_MAX_AGE_MS) {
-    await stopPlacing(deps, "canary_stale", []);
-    const summary = `isolation of gateway ${gatewayId} not proved since ${provedAt.toISOString()} (${reason}); no new assistants are placed there`;
-    await raiseAlarm(deps, { key: alarmOf(gatewayId), severity: "critical", summary });
-  }
+  await stopIfUnproved(deps, before, reason);
   // A gateway that just restarts is no trouble; one that stays so is.
   const ok = before.result !== "failed";
   return { ok, summary: `could not be carried out: ${reason}`, details: { result } };
 }
 
+type StopDeps = Pick<CanaryDeps, "sql" | "config" | "log" | "alarmSender">;
+
+/** No new assistants on a gateway that was not proved for CANARY_MAX_AGE_MS; `why` there was no proof. Returns what was said. */
+async function stopIfUnproved(deps: StopDeps, { greenAt, createdAt }: Canary, why: string): Promise<string | null> {
+  const provedAt = greenAt ?? createdAt;
+  if (Date.now() - provedAt.getTime() <= deps.config.CANARY_MAX_AGE_MS) return null;
+  const gatewayId = deps.config.GATEWAY_ID;
+  await stopPlacing(deps, "canary_stale", []);
+  const summary = `isolation of gateway ${gatewayId} not proved since ${provedAt.toISOString()} (${why}); no new assistants are placed there`;
+  await raiseAlarm(deps, { key: alarmOf(gatewayId), severity: "critical", summary });
+  return summary;
+}
+
+/** The same for the health check: a canary that never comes to its end, or whose timer is off, can't say so. */
+export async function watchCanary(deps: StopDeps): Promise<string | null> {
+  const canary = await findCanary(deps.sql, deps.config.GATEWAY_ID);
+  return canary && stopIfUnproved(deps, canary, "no run came to its end: docs/runbooks/canary-red.md");
+}
+
 async function stopPlacing(
-  { sql, config }: CanaryDeps,
+  { sql, config }: StopDeps,
   reason: "canary_leak" | "canary_stale",
   leaks: string[],
 ): Promise<void> {

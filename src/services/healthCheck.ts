@@ -8,7 +8,8 @@ import { pingDatabase } from "../db/health.ts";
 import { withDeadline } from "../lib/retry.ts";
 import { tellAlarms } from "./alarms.ts";
 import { findPlace } from "./doctor/place.ts";
-import { careForGateway } from "./gatewayCare.ts";
+import { watchCanary } from "./canary.ts";
+import { careForGateway, hasGatewayHere } from "./gatewayCare.ts";
 import type { JobResult } from "./jobs.ts";
 import { watchAll } from "./watch.ts";
 
@@ -24,6 +25,9 @@ export async function checkServer(deps: Deps, host: Host, lock: HeldLock): Promi
   );
   const place = await findPlace(host, deps.config);
   const [gateway, troubles] = await Promise.all([careForGateway(deps, host, lock), watchAll(deps, host, place)]);
+  // A trial has no timer for it.
+  const unproved = place.isTrial || !hasGatewayHere(deps.config) ? null : await watchCanary(deps);
+  if (unproved) troubles.push(unproved);
   await tellAlarms(deps);
   const summary = [gateway.said, ...(troubles.length > 0 ? troubles : ["nothing else to tell"])].join("; ");
   const details = { gateway_ok: gateway.ok, restarted: gateway.restarted, troubles: troubles.length };

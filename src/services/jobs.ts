@@ -32,15 +32,26 @@ export async function runJob(deps: Deps, job: Job): Promise<{ outcome: JobOutcom
   const host = hostname();
   const id = newId();
   const key = job.scope === "host" ? `job:${job.name}:${host}` : `job:${job.name}`;
+  let hasBegun = false;
   const run = async (lock: HeldLock): Promise<JobResult> => {
     await insertJobRun(deps.sql, { id, job: job.name, host });
+    hasBegun = true;
     return job.work(deps, lock).catch((err: unknown) => {
       deps.log.error({ err, job: job.name }, "a job failed");
       return { ok: false, summary: sayFailure(err) };
     });
   };
-  // Lost lock: what was done is done, but another run may have begun beside it.
-  const result = await withAdvisoryLock(deps.sql, key, run, { workMs: job.limitMs });
+  const result = await withAdvisoryLock(deps.sql, key, run, { workMs: job.limitMs }).catch(
+    (err: unknown): JobResult => {
+      if (!hasBegun) throw err;
+      // What was done is done, but another run may have begun beside it.
+      deps.log.error({ err, job: job.name }, "a job lost its lock");
+      return {
+        ok: false,
+        summary: `it lost its lock: it may take ${job.limitMs / 60_000} min, and Postgres must answer`,
+      };
+    },
+  );
   if (!result) return { outcome: "skipped", summary: "it is at work already" };
   const outcome = result.ok ? "ok" : "failed";
   await finishJobRun(deps.sql, { id, outcome, summary: result.summary, details: result.details ?? {} });

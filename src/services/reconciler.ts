@@ -19,6 +19,8 @@ const POLL_MS = 150;
 const SHOW_AGAIN_MS = 2_000;
 /** A reload takes about one second; after this none of ours is under way. */
 const QUIET_MS = 3_000;
+/** Shorter than a lock outlasts the silence of who holds it (db/locks.ts). */
+const TRUSTED_MS = 1_000;
 
 /** One pass at work: it may go on only while it has the lock and the process is not stopping. */
 interface Pass {
@@ -66,7 +68,7 @@ async function reconcileOnce(deps: ReconcilerDeps, pass: Pass, wakes: Map<string
     }),
   );
   noteWaking(wakes, placed);
-  const prepared = await prepareAll(deps, placed);
+  const prepared = await prepareAll(deps, placed, pass);
   const doomed = await listDoomedAgents(deps, config.GATEWAY_WORKING_SET - prepared.length);
   // Beside the working set: they take nobody's place.
   const stay = [...prepared, ...(await prepareCanary(deps))];
@@ -99,9 +101,13 @@ function noteWaking(wakes: Map<string, number>, placed: Placed[]): void {
   for (const id of waking) if (!wakes.has(id)) wakes.set(id, Date.now());
 }
 
-async function prepareAll(deps: ReconcilerDeps, placed: Placed[]): Promise<Placed[]> {
+async function prepareAll(deps: ReconcilerDeps, placed: Placed[], pass: Pass): Promise<Placed[]> {
   const prepared: Placed[] = [];
+  let heldAt = -Infinity;
   for (const assistant of placed) {
+    // Whoever stood still meanwhile may have lost the lock, and would make folders of people who were erased since.
+    if (performance.now() - heldAt > TRUSTED_MS) await pass.requireHeld();
+    heldAt = performance.now();
     try {
       await deps.workspaces.prepare(assistant);
       // Those that are awake are guarded before and after each turn.

@@ -15,8 +15,8 @@ import type { Place } from "./doctor/place.ts";
 
 type WatchDeps = Pick<Deps, "sql" | "redis" | "config" | "log" | "clock" | "alarmSender">;
 
-/** What is wrong; null: nothing. */
-type Trouble = { severity: Severity; summary: string } | null;
+/** What is wrong; null: nothing; undefined: it can't be looked at. */
+type Trouble = { severity: Severity; summary: string } | null | undefined;
 interface Watch {
   key: string;
   look: () => Promise<Trouble>;
@@ -68,7 +68,7 @@ async function settle(deps: WatchDeps, { key, look }: Watch): Promise<string | n
     return `${key} could not be looked at`;
   }
   if (trouble === null) await endAlarm(deps, key, "here");
-  else await raiseAlarm(deps, { key, ...trouble });
+  if (trouble) await raiseAlarm(deps, { key, ...trouble });
   return trouble?.summary ?? null;
 }
 
@@ -131,7 +131,8 @@ async function lookAtApi(name: string, url: string, pauseMs: number): Promise<Tr
 
 async function lookAtDisk(host: Host, folder: string): Promise<Trouble> {
   const room = await host.room(folder);
-  const left = room === null ? 1 : leftOf(room);
+  if (room === null) return undefined;
+  const left = leftOf(room);
   if (left >= ROOM.warn) return null;
   const summary = `the disk of ${folder} has ${Math.floor(left * 100)} % left (docs/runbooks/disk-full.md)`;
   return { severity: left < ROOM.bad ? "critical" : "warning", summary };

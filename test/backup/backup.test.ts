@@ -188,6 +188,21 @@ test("the second place has them, and forgets by the same retention", async () =>
   expect(restic(["check"]).exitCode).toBe(0);
 });
 
+test("another host that is at work in the second place is waited for", async () => {
+  // Whoever sends holds a lock beside which nobody can forget.
+  const other = Bun.spawn([join(around.folder, "bin/restic"), "backup", "--quiet", "--stdin", "--host", "another"], {
+    env: { ...env, TZ: "UTC" },
+    stdin: "pipe",
+  });
+  await until("it is at work", () => readdirSync(join(repository, "locks")).length > 0);
+  const ran = runJob("backup", env);
+  const isDone = await Promise.race([ran.then(() => true), Bun.sleep(8_000).then(() => false)]);
+  void other.stdin.write("what it sends");
+  await other.stdin.end();
+  expect(await other.exited).toBe(0);
+  expect([isDone, (await ran).code]).toEqual([false, 0]);
+});
+
 test("a full disk: it fails with a clear sentence, and older backups are untouched", async () => {
   const small = join(around.folder, "small");
   mkdirSync(small);
@@ -299,6 +314,11 @@ test("a server whose gateway's folder is gone has no backup; only that of anothe
   const here = await runJob("backup", gone);
   expect(here.output).toContain("the gateway's folder /not/mounted (OPENCLAW_GATEWAY_DIR) is not there");
   expect(here.code).toBe(1);
+  const mountPoint = join(around.folder, "mount-point");
+  mkdirSync(mountPoint);
+  const unmounted = await runJob("backup", { ...gone, OPENCLAW_GATEWAY_DIR: mountPoint });
+  expect(unmounted.output).toContain("is its disk mounted?");
+  expect(unmounted.code).toBe(1);
   expect(listBackups(backups)).toEqual([]);
   const elsewhere = await runJob("backup", { ...gone, OPENCLAW_GATEWAY_URL: "ws://10.0.0.1:18789" });
   expect(elsewhere.output).toContain("without the gateway's files: they are on another host");

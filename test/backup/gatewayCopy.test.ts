@@ -104,6 +104,7 @@ test("links lead nowhere; what every start makes anew is left out; what can't be
   writeFileSync(join(agent, "openclaw-agent.sqlite"), "no database at all");
   writeFileSync(join(dir, "state/tmp/gateway.lock"), "1");
   writeFileSync(join(dir, "state/plain.key"), "kept");
+  writeFileSync(join(dir, "workspaces", ID, "film.bin"), Buffer.alloc(1_000_001));
   mkdirSync(join(dir, "parked/agent_parked/agent"), { recursive: true });
   new Database(join(dir, "parked/agent_parked/agent/openclaw-agent.sqlite")).run("create table rows (n)");
   const to = target("hostile-copy");
@@ -118,6 +119,8 @@ test("links lead nowhere; what every start makes anew is left out; what can't be
     "state/plain.key",
     `workspaces/${ID}/MEMORY.md`,
   ]);
+  // What a restore will not bring back is named; a link is nobody's file.
+  expect(copied.leftOut).toEqual([`workspaces/${ID}/film.bin: larger than 1000000 bytes`]);
   expect(copied.damaged).toEqual([`state/agents/${ID}/agent/openclaw-agent.sqlite`]);
   expect(readFileSync(join(to, copied.damaged[0]!), "utf8")).toBe("no database at all");
   expect(await hashWorkspace(join(to, "workspaces", ID))).toBe(copied.workspaces[ID]!);

@@ -263,6 +263,11 @@ test("a cell that is gone: what waits for it is stopped and given back by others
   await reef.sql`update turns set queued_at = now() - interval '1 hour' where id = ${late}`;
   await until("it is given back", async () => (await rowOf("turns", late)).status === "failed");
   await chat.next("why", (frame) => frame.type === "error" && frame.turn_id === late);
+  // Whoever is suspended is not asked for: it is stopped, not failed, and does not wait for its time.
+  const unasked = await say("from somebody who is suspended");
+  await reef.sql`update users set status = 'suspended' where id = ${user.id}`;
+  await until("it is stopped, too", async () => (await rowOf("turns", unasked)).status === "stopped");
+  await reef.sql`update users set status = 'active' where id = ${user.id}`;
   // One that was being answered when the host went: nobody else may run it, and at last somebody ends it.
   const lost = await say("in the middle");
   await reef.sql`

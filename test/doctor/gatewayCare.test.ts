@@ -268,7 +268,7 @@ test("what somebody stopped or starts is left alone", async () => {
 test("a host that has no gateway has none to care for", async () => {
   makeMachine();
   const nothing = { ok: true, restarted: false, said: "no gateway here" };
-  expect(await care(1, { GATEWAY_ID: "none" })).toEqual(nothing);
+  expect(await care(1, { ROLE: "front" })).toEqual(nothing);
   expect((await alarms()).length).toBe(0);
 });
 

@@ -20,10 +20,10 @@ beforeEach(() => void duty.posts.splice(0));
 
 const runTimer = resolve(import.meta.dir, "../../src/jobs/runTimer.ts");
 /** A timer's program whose job is called `name` and does `work`. */
-const job = (name: string, work: string) => [
+const job = (name: string, work: string, limitMs = 60_000) => [
   "-e",
   `import { runTimer } from ${JSON.stringify(runTimer)};
-  await runTimer({ name: ${JSON.stringify(name)}, scope: "deployment", limitMs: 60000, work: async (deps, lock) => { ${work} } }, "the help");`,
+  await runTimer({ name: ${JSON.stringify(name)}, scope: "deployment", limitMs: ${limitMs}, work: async (deps, lock) => { ${work} } }, "the help");`,
 ];
 const run = (name: string, work: string, env = reef.env) => runProgram(env, ...job(name, work));
 const rowsOf = (name: string) =>
@@ -38,6 +38,19 @@ test("a job that goes well: its row, its line, 0, and nobody is told", async () 
     { outcome: "ok", summary: "2 things done", details: { things: 2 }, finished: true },
   ] as never);
   expect(duty.posts).toEqual([]);
+});
+
+test("a job that takes longer than it may has lost its lock, and failed", async () => {
+  const slow = job("too-long", `await new Promise((resolve) => setTimeout(resolve, 2500)); ${well}`, 1_200);
+  const { code, out } = await runProgram(reef.env, ...slow);
+  expect([code, out]).toEqual([
+    1,
+    "too-long: failed: it lost its lock: it may take 0.02 min, and Postgres must answer",
+  ]);
+  expect(await rowsOf("too-long")).toEqual([
+    expect.objectContaining({ outcome: "failed", finished: true }) as never,
+  ] as never);
+  expect(duty.posts).toEqual([expect.objectContaining({ status: "firing", key: "job:too-long" })]);
 });
 
 test("a job that fails: 1, one alarm however often, and its end when it goes well again", async () => {
