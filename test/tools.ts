@@ -88,6 +88,7 @@ const SPECS = {
     folder: "debootstrap",
     file: "usr/sbin/debootstrap",
     packages: ["debootstrap", "debian-archive-keyring"],
+    folders: { DEBOOTSTRAP_DIR: "usr/share/debootstrap" },
     advice: "install debootstrap",
   },
 } satisfies Record<string, ProgramSpec>;

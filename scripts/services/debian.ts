@@ -28,6 +28,8 @@ export type ProgramSpec = {
   bare?: string[];
   /** What to do where it can't be fetched. */
   advice: string;
+  /** Variables that tell the unpacked program where its folders are, which it would look for in the system. */
+  folders?: Record<string, string>;
   /** Prints its version and ends with 0; default `--version`. */
   versionArgs?: string[];
 };
@@ -63,7 +65,9 @@ function unpacked(root: string, spec: ProgramSpec): Program {
   const libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu/systemd"].map(
     (name) => join(root, name),
   );
-  return { path: join(root, spec.file), env: { PATH: path, LD_LIBRARY_PATH: libraries.join(":") }, root };
+  const folders = Object.entries(spec.folders ?? {}).map(([name, folder]) => [name, join(root, folder)] as const);
+  const env = { PATH: path, LD_LIBRARY_PATH: libraries.join(":"), ...Object.fromEntries(folders) };
+  return { path: join(root, spec.file), env, root };
 }
 
 function findDownloaded(spec: ProgramSpec): Program | null {

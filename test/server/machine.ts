@@ -112,7 +112,6 @@ export async function buildTree(log: (line: string) => void = console.error): Pr
     half,
     findMirror(),
   ];
-  const own = debootstrap.root === "/" ? {} : { DEBOOTSTRAP_DIR: join(debootstrap.root, "usr/share/debootstrap") };
   // Nothing that is installed is started: this is no server yet.
   const rest = `mount -t proc proc '${half}/proc' && cp /etc/resolv.conf '${half}/etc/' &&
     printf 'exit 101\n' > '${half}/usr/sbin/policy-rc.d' && chmod 755 '${half}/usr/sbin/policy-rc.d' &&
@@ -120,7 +119,7 @@ export async function buildTree(log: (line: string) => void = console.error): Pr
     chroot '${half}' apt-get clean && rm -f '${half}/usr/sbin/policy-rc.d'`;
   const output = openSync(logFile, "w");
   for (const command of [base, ["unshare", "-m", "bash", "-c", rest]]) {
-    const env = { ...debootstrap.env, ...own, LANG: "C.UTF-8" };
+    const env = { ...debootstrap.env, LANG: "C.UTF-8" };
     const child = Bun.spawn([...dyingWithUs("TERM"), ...command], { env, stdio: ["ignore", output, output] });
     if ((await child.exited) === 0) continue;
     rmSync(half, { recursive: true, force: true });
