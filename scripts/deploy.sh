@@ -29,6 +29,7 @@ Deploys a release of Reef with no failed request, and returns to the one before 
   deploy.sh REPOSITORY#REF        a branch, tag or commit of a git repository (a URL or a folder)
   deploy.sh --resume              goes on with a deploy that was killed; without one: makes all processes run what is current
   deploy.sh --back                returns to the release before (of a deploy that was killed: the one it began from)
+  deploy.sh --restart             starts every process anew, one after the other: after a change in /etc/reef (reef restart)
   deploy.sh --status              which release is current, and what each process runs
 
   --gateway        also takes OpenClaw to what the release names, with --back as well, and restarts the gateways: each first
@@ -269,6 +270,16 @@ roll() {
   done
 }
 
+# Every process begins anew on the release that is current. What it does not come to the end of --resume mends.
+restart_all() {
+  local n
+  [ ! -s "$STATE" ] || end 1 "a deploy has not ended: deploy.sh --resume goes on, deploy.sh --back returns. Nothing was changed."
+  find_gateway_away
+  for n in $(processes); do
+    replace "$n" "$target" || end 2 "process $n does not serve: see journalctl -u reef-api@$n; the others were left as they are."
+  done
+}
+
 change_over() { install_units "$1" "$2" && point current "releases/$1" && roll "$1"; }
 
 # Makes everything run `target`; if that fails, `from` again.
@@ -388,6 +399,10 @@ show_status() {
 show_plan() {
   show_status
   case $mode in
+    restart)
+      say "would check settings and migrations, then start process $(processes | tr '\n' ' ')anew, one after the other"
+      return
+      ;;
     deploy) say "would place a release of $source in $RELEASES" ;;
     *) say "would go to release $target" ;;
   esac
@@ -406,7 +421,7 @@ read_options() {
   while [ $# -gt 0 ]; do
     case $1 in
       -h | --help) usage && exit 0 ;;
-      --resume | --back | --status)
+      --resume | --back | --restart | --status)
         [ -z "$mode" ] || wrong "One thing at a time."
         mode=${1#--}
         ;;
@@ -437,6 +452,7 @@ choose() {
   target=""
   case $mode in
     resume) target=${begun_to:-$(current)} ;;
+    restart) target=$(current) ;;
     back)
       target=${begun_from:-$(previous)}
       from=$(current)
@@ -468,6 +484,12 @@ main() {
   choose
   [ "$mode" != deploy ] || prepare
   check_release "$target"
+  if [ "$mode" = restart ]; then
+    restart_all
+    [ -z "$gateway_away" ] || tell_gateway
+    say "done: every process began anew"
+    exit 0
+  fi
   change
   prune
   [ -z "$gateway" ] || upgrade_gateway

@@ -831,8 +831,20 @@ start_all() {
   done
 }
 start_unit() {
+  local sign='' code=0
   step="services: $2"
-  quiet systemctl "$1" "$2" || { journalctl -u "$2" -n 20 --no-pager -o cat >&2 && false; }
+  # nginx asks the other process meanwhile, as in a deploy (deploy/nginx/reef.conf).
+  case "$1 $2" in "restart reef-api@"*)
+    sign=$2
+    sign=/run/reef-edge/going-${sign//[!0-9]/}
+    mkdir -p /run/reef-edge
+    : >"$sign"
+    sleep 1
+    ;;
+  esac
+  quiet systemctl "$1" "$2" || code=$?
+  [ -z "$sign" ] || rm -f "$sign"
+  [ "$code" -eq 0 ] || { journalctl -u "$2" -n 20 --no-pager -o cat >&2 && false; }
 }
 # is_older UNIT FILE...: whether it has run since before a file was written; whoever wrote it, and died, left it undone
 is_older() {

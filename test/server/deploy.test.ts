@@ -35,6 +35,21 @@ test("a good release: every process runs it, no request failed, every message wa
   expect(town.manager.calls.filter((call) => call.includes("reef-gateway") && !call.includes("show"))).toEqual([]);
 });
 
+test("a restart: every process began anew with the settings as they are now, and no request failed", async () => {
+  const { town } = busy;
+  const before = town.manager.calls.length;
+  const { code, last } = await underLoad(busy, () => town.deploy("--restart"));
+  expect([code, last]).toEqual([0, "deploy: done: every process began anew"]);
+  expect(town.releases()).toEqual(["two", "two", "two"]);
+  expect(town.leftovers()).toEqual([]);
+  const changes = town.manager.calls
+    .slice(before)
+    .filter((call) => /reef-api@.$/.test(call) && !/ reset-failed /.test(call));
+  expect(changes).toEqual(
+    [1, 2].flatMap((n) => [`systemctl stop reef-api@${n}`, `systemctl --no-block start reef-api@${n}`]),
+  );
+});
+
 test("OpenClaw only when asked for; one that does not serve is returned from", async () => {
   const { town } = busy;
   const link = join(town.root, "opt/reef/openclaw/current");

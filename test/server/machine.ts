@@ -25,12 +25,13 @@ import { relay, startProxy } from "./relay.ts";
 import { dyingWithUs } from "../../src/lib/deathSignal.ts";
 
 /*
- * A real server to try the operation on: Debian 12 with systemd as its first process, in namespaces of this machine. Its
+ * A real server to try the operation on: Debian with systemd as its first process, in namespaces of this machine. Its
  * disk is a throw-away copy over a tree that is built once and kept. Its network is a loopback of its own; what another
  * service brings (Postgres, Redis, a provider) is carried to ports of that loopback, and a proxy leads apt and npm out.
  */
 
-const SUITE = "bookworm";
+/** Debian's release; "trixie" has the versions of systemd, nginx and fail2ban that are nearest to Ubuntu's. */
+const SUITE = process.env["REEF_SERVER_SUITE"] ?? "bookworm";
 const SYSTEM = ["systemd", "systemd-sysv", "dbus", "iproute2", "ca-certificates", "procps", "openssh-server"];
 /** What setup.sh installs, so that a run takes seconds. Without `age`: one package is really fetched. */
 const TOOLS = "nginx certbot ufw fail2ban python3-systemd jq restic postgresql-client curl openssl".split(" ");
