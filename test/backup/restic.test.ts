@@ -1,0 +1,44 @@
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { createRestic } from "../../src/clients/restic.ts";
+import { dyingWithUs } from "../../src/lib/deathSignal.ts";
+import { tool } from "../tools.ts";
+
+const path = process.env["PATH"];
+let folder: string;
+let repository: string;
+let env: Record<string, string>;
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), `reef-test-${process.pid}-restic-`));
+  repository = join(folder, "repository");
+  const PATH = `${dirname((await tool("restic")).path)}:${path}`;
+  process.env["PATH"] = PATH;
+  env = { PATH, TZ: "UTC", HOME: folder, RESTIC_REPOSITORY: repository, RESTIC_PASSWORD: "second" };
+  mkdirSync(join(folder, "backups"));
+});
+afterAll(() => {
+  process.env["PATH"] = path;
+  rmSync(folder, { recursive: true, force: true });
+});
+
+const never = new AbortController().signal;
+const second = () =>
+  createRestic({ RESTIC_REPOSITORY: repository, RESTIC_PASSWORD: "second", BACKUP_DIR: join(folder, "backups") })!;
+const command = (...args: string[]) => [...dyingWithUs("KILL"), "restic", "--quiet", ...args];
+function makeFolder(name: string): string {
+  mkdirSync(join(folder, name));
+  writeFileSync(join(folder, name, "SHA256SUMS"), name);
+  return join(folder, name);
+}
+
+test("what was sent before backups told whose files they hold is forgotten by the same retention", async () => {
+  const restic = second();
+  const [first, later] = [new Date("2026-11-20T02:00:00Z"), new Date("2026-11-20T12:00:00Z")];
+  await restic.send({ paths: [makeFolder("first")], at: first, gatewayId: undefined, signal: never });
+  await restic.send({ paths: [makeFolder("later")], at: later, gatewayId: "main", signal: never });
+  await restic.forget(never);
+  const listed = Bun.spawnSync(command("snapshots", "--json"), { env }).stdout.toString();
+  expect((JSON.parse(listed) as { time: string }[]).map(({ time }) => time)).toEqual(["2026-11-20T12:00:00Z"]);
+}, 120_000);
