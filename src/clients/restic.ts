@@ -51,14 +51,14 @@ export function createRestic(config: ResticConfig): Restic | null {
   };
   return {
     async send({ paths, at, gatewayId, signal }) {
-      await restic(["cat", "config"], signal).catch(async (unknown: unknown) => {
+      // Removes locks of runs that were killed; those of living ones stay. First of all: one that was killed while it forgot
+      // lets nobody in, but for this.
+      await restic(["unlock"], signal).catch(async (unknown: unknown) => {
         // There is none, or it is out of reach, or the password is wrong: only the first is put right by making one.
         await restic(["init"], signal).catch(() => {
           throw unknown;
         });
       });
-      // Locks of runs that were killed; those of living ones stay.
-      await restic(["unlock"], signal);
       const time = at.toISOString().slice(0, 19).replace("T", " ");
       // Several hosts may share a repository: restore.sh takes the newest that has its own gateway's files.
       const own = gatewayId === undefined ? [] : [`gateway-${gatewayId}`];

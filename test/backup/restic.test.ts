@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { createRestic } from "../../src/clients/restic.ts";
@@ -17,6 +17,7 @@ beforeAll(async () => {
   process.env["PATH"] = PATH;
   env = { PATH, TZ: "UTC", HOME: folder, RESTIC_REPOSITORY: repository, RESTIC_PASSWORD: "second" };
   mkdirSync(join(folder, "backups"));
+  expect(Bun.spawnSync(command("init"), { env }).exitCode).toBe(0);
 });
 afterAll(() => {
   process.env["PATH"] = path;
@@ -41,4 +42,19 @@ test("what was sent before backups told whose files they hold is forgotten by th
   await restic.forget(never);
   const listed = Bun.spawnSync(command("snapshots", "--json"), { env }).stdout.toString();
   expect((JSON.parse(listed) as { time: string }[]).map(({ time }) => time)).toEqual(["2026-11-20T12:00:00Z"]);
+}, 120_000);
+
+test("the lock of a run that was killed while it forgot, which lets in nobody, does not stay", async () => {
+  // Half-written ones have longer names.
+  const locks = () => readdirSync(join(repository, "locks")).filter((name) => /^[0-9a-f]{64}$/.test(name)).length;
+  for (let tries = 0; locks() === 0 && tries < 20; tries++) {
+    const child = Bun.spawn(command("check"), { env, stdout: "ignore", stderr: "ignore" });
+    while (locks() === 0 && child.exitCode === null) await Bun.sleep(2);
+    child.kill("SIGKILL");
+    await child.exited;
+  }
+  expect(locks()).toBe(1);
+  const at = new Date("2026-11-21T02:00:00Z");
+  await second().send({ paths: [makeFolder("next")], at, gatewayId: "main", signal: AbortSignal.timeout(60_000) });
+  expect(locks()).toBe(0);
 }, 120_000);
