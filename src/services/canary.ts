@@ -184,10 +184,16 @@ async function stopIfUnproved(deps: StopDeps, { greenAt, createdAt }: Canary, wh
   return summary;
 }
 
-/** The same for the health check: a canary that never comes to its end, or whose timer is off, can't say so. */
+/**
+ * The same for the health check: a canary that never comes to its end, or whose timer is off, can't say so. What a run has
+ * said stays: a leak above all, and why it could not be carried out.
+ */
 export async function watchCanary(deps: StopDeps): Promise<string | null> {
   const canary = await findCanary(deps.sql, deps.config.GATEWAY_ID);
-  return canary && stopIfUnproved(deps, canary, "no run came to its end: docs/runbooks/canary-red.md");
+  if (!canary || canary.placementStoppedReason === "canary_leak") return null;
+  const runs = canary.at !== null && Date.now() - canary.at.getTime() <= deps.config.CANARY_MAX_AGE_MS;
+  if (runs && canary.placementStoppedReason === "canary_stale") return null;
+  return stopIfUnproved(deps, canary, "no run came to a good end: docs/runbooks/canary-red.md");
 }
 
 async function stopPlacing(

@@ -9,6 +9,8 @@ import { withAdvisoryLock } from "../../src/db/locks.ts";
 import { createDeps } from "../../src/deps.ts";
 import { newId } from "../../src/lib/ids.ts";
 import { createLog } from "../../src/lib/log.ts";
+import { endAlarm, raiseAlarm } from "../../src/services/alarms.ts";
+import { watchCanary } from "../../src/services/canary.ts";
 import type { Place } from "../../src/services/doctor/place.ts";
 import { watchAll } from "../../src/services/watch.ts";
 import { makeAssistant, makeUser } from "../factories.ts";
@@ -190,4 +192,25 @@ test("without its database it tells all the same, once, and when it is over", as
   expect(readdirSync(env.GATEWAY_RESTART_DIR)).toEqual([]);
   await webhook.stop();
   rmSync(folder, { recursive: true });
+});
+
+test("what a run of the canary has said is not covered by the health check's own words: a leak above all", async () => {
+  const { sql, deps } = reef;
+  const key = `canary:${deps.config.GATEWAY_ID}`;
+  const stopped = async (reason: string, said: string) => {
+    await sql`
+      update gateways set canary_green_at = now() - interval '7 hours', canary_at = now(), placement_stopped_reason = ${reason}
+      where id = ${deps.config.GATEWAY_ID}`;
+    await raiseAlarm(deps, { key, severity: "critical", summary: said });
+    await watchCanary(deps);
+    const [alarm] = await sql<{ summary: string }[]>`select summary from alarms where key = ${key}`;
+    return alarm!.summary;
+  };
+  expect(await stopped("canary_leak", "isolation leak: read:host")).toBe("isolation leak: read:host");
+  expect(await stopped("canary_stale", "the address is taken")).toBe("the address is taken");
+  // Nothing runs any more.
+  await sql`update gateways set canary_at = now() - interval '7 hours'`;
+  expect(await watchCanary(deps)).toContain("no run came to a good end");
+  await sql`update gateways set canary_green_at = null, canary_at = null, placement_stopped_reason = null`;
+  await endAlarm(deps, key);
 });
