@@ -148,14 +148,17 @@ async function fill(deps: BackupDeps, { folder, name, began, signal }: Making, h
 /** Null: the gateway is another host's. Rejects when its folder should be here. */
 async function copyFiles(config: Deps["config"], half: string, signal: AbortSignal) {
   const { GATEWAY_ID: id, OPENCLAW_GATEWAY_DIR: dir } = config;
+  // Not by GATEWAY_FILES_URL: every server of setup.sh has one, for its own files process. And an empty folder, too.
+  const isOurs = hasGatewayHere(config);
   if (!(await isFolder(dir))) {
-    // Not by GATEWAY_FILES_URL: every server of setup.sh has one, for its own files process.
-    if (!hasGatewayHere(config)) return null;
+    if (!isOurs) return null;
     throw new Error(`the gateway's folder ${dir} (OPENCLAW_GATEWAY_DIR) is not there`);
   }
   // The point where its disk is to be mounted is a folder, too.
-  if (!(await isFile(join(dir, "openclaw.json"))))
+  if (!(await isFile(join(dir, "openclaw.json")))) {
+    if (!isOurs) return null;
     throw new Error(`there is no openclaw.json in the gateway's folder ${dir}: is its disk mounted?`);
+  }
   const to = join(half, "gateways", id);
   await makeFolder(to);
   await makeFolder(join(to, "workspaces"));

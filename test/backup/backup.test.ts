@@ -320,7 +320,11 @@ test("a server whose gateway's folder is gone has no backup; only that of anothe
   expect(unmounted.output).toContain("is its disk mounted?");
   expect(unmounted.code).toBe(1);
   expect(listBackups(backups)).toEqual([]);
-  const elsewhere = await runJob("backup", { ...gone, OPENCLAW_GATEWAY_URL: "ws://10.0.0.1:18789" });
-  expect(elsewhere.output).toContain("without the gateway's files: they are on another host");
-  expect(elsewhere.code).toBe(0);
+  // setup.sh makes the folder on every server.
+  for (const OPENCLAW_GATEWAY_DIR of ["/not/mounted", mountPoint]) {
+    const elsewhere = { ...gone, OPENCLAW_GATEWAY_DIR, OPENCLAW_GATEWAY_URL: "ws://10.0.0.1:18789" };
+    const { code, output } = await runJob("backup", elsewhere);
+    expect(output).toContain("without the gateway's files: they are on another host");
+    expect(code).toBe(0);
+  }
 });
