@@ -39,9 +39,9 @@ const VERIFY_TRIES = 4;
 /** The backup itself is bad, not what it was tried with: retention lets go of it, so this must be sure. */
 class BadBackup extends Error {}
 
-/** What programs say when not the backup is to blame, but the room, the version or the server here. */
+/** What programs say when not the backup is to blame, but the room, the version, the extensions or the server here. */
 const OUR_FAULT =
-  /no space left|disk quota|disk full|out of memory|unsupported version|connection to server|server closed the connection|terminating connection|database system is/i;
+  /no space left|disk quota|disk full|out of memory|cannot allocate memory|permission denied|read-only file system|input\/output error|unsupported version|unrecognized configuration parameter|extension .* is not available|connection to server|server closed the connection|terminating connection|database system is/i;
 
 /** A program that ended by itself, and not for want of something here, has judged the backup. */
 function judge(what: string, cause: unknown): Error {

@@ -303,6 +303,10 @@ test("a drill that lacks room, or its program, has not found the backup bad: the
     "unknown",
   );
   expect(await proof("pg_restore: error: unsupported version (1.16) in file header")).toBe("unknown");
+  expect(
+    await proof('ERROR:  extension "timescaledb" is not available\\nDETAIL:  Could not open its control file'),
+  ).toBe("unknown");
+  expect(await proof('ERROR:  unrecognized configuration parameter "of_a_newer_server"')).toBe("unknown");
   expect(await proof("pg_restore: error: input file does not appear to be a valid archive")).toBe("failed");
 }, 90_000);
 
