@@ -250,8 +250,6 @@ name_gateway() {
   [[ $gateway =~ ^[a-z0-9][a-z0-9-]{0,40}$ ]] || die "GATEWAY_ID takes a short lower-case name" 2
   [ -z "$asked" ] || [ "$asked" = "$gateway" ] ||
     die "the gateway of this server is called $gateway: under the name $asked its assistants would have none" 2
-  # An older setup.sh called units and folder main, whatever the name: beside those a second gateway would be made, without files.
-  if [ ! -e "$etc/gateways/$gateway.env" ] && [ -e "$etc/gateways/main.env" ]; then gateway=main; fi
   gateway_dir=/var/lib/reef-gateway/$gateway
 }
 

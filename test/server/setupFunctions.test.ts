@@ -129,16 +129,6 @@ test("a gateway keeps its name: another one would leave its assistants without",
   expect(name("", "../x")).toContain("GATEWAY_ID takes a short");
 });
 
-test("a gateway whose units an older setup.sh called main gets no second one beside it", () => {
-  const etc = join(folder, "older");
-  mkdirSync(join(etc, "gateways"), { recursive: true });
-  writeFileSync(join(etc, "gateways/main.env"), "");
-  const named = () => call(`etc=${etc} reef_env=$'GATEWAY_ID=two\\n'; name_gateway; echo "$gateway $gateway_dir"`);
-  expect(named()).toBe("main /var/lib/reef-gateway/main\n");
-  writeFileSync(join(etc, "gateways/two.env"), "");
-  expect(named()).toBe("two /var/lib/reef-gateway/two\n");
-});
-
 test("where there is an rsyslog, it copies nothing of Reef's out of the journal, whose size has an end", () => {
   const run = (isInstalled: string) =>
     call(`
