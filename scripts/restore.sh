@@ -176,15 +176,12 @@ newest_before() {
   done | sed -n 1p
 }
 # "time-id of the snapshot" for each one, newest first. $1: "own", those with this gateway's files (several hosts may share the
-# place); "untold", those that do not tell whose they have, as every one of an older release; or "all".
+# place), or "all".
 restic_backups() {
   # shellcheck disable=SC2016 # it is a program
-  restic snapshots --quiet --json --tag reef |
-    WHICH=$1 OWN=gateway-$GATEWAY_ID "$root/scripts/bun" -e 'const { WHICH, OWN } = process.env;
-      const untold = ({ tags }) => !tags.some((tag) => tag.startsWith("gateway-"));
-      const asked = { own: ({ tags }) => tags.includes(OWN), untold, all: () => true }[WHICH];
-      for (const s of (await Bun.stdin.json()).filter(asked).sort((a, b) => (a.time < b.time ? 1 : -1)))
-        console.log(`${s.time.replace(/[-:]|\.\d+/g, "")}-${s.short_id}`)'
+  restic snapshots --quiet --json --tag "reef$([ "$1" = all ] || printf ',gateway-%s' "$GATEWAY_ID")" |
+    "$root/scripts/bun" -e 'for (const s of (await Bun.stdin.json()).sort((a, b) => (a.time < b.time ? 1 : -1)))
+      console.log(`${s.time.replace(/[-:]|\.\d+/g, "")}-${s.short_id}`)'
 }
 
 list() {
@@ -198,24 +195,17 @@ list() {
   [ -n "${RESTIC_REPOSITORY-}" ] || return 0
   say "in the second place (time-snapshot), with the files of gateway $GATEWAY_ID:"
   restic_backups own | sed 's/^/  /'
-  restic_backups untold | sed 's/^/  /; s/$/  does not tell whose files it has/'
 }
 
 # A backup of the second place becomes one of BACKUP_DIR; the newest list of the erased comes with it.
 fetch() {
-  local target=$BACKUP_DIR/fetched.partial snapshot=$restic found newest own untold
+  local target=$BACKUP_DIR/fetched.partial snapshot=$restic found newest own
   [ -n "${RESTIC_REPOSITORY-}" ] || die "RESTIC_REPOSITORY is not set"
   newest=$(restic_backups all | sed -n 1p)
   [ -n "$newest" ] || die "the second place has no backup"
   own=$(restic_backups own)
-  untold=$(restic_backups untold)
-  if [ -n "$before" ]; then
-    snapshot=$(newest_before <<<"$own")
-    [ -n "$snapshot" ] || snapshot=$(newest_before <<<"$untold")
-    snapshot=${snapshot#*-}
-  fi
+  if [ -n "$before" ]; then snapshot=$(newest_before <<<"$own"); snapshot=${snapshot#*-}; fi
   if [ "$snapshot" = latest ]; then
-    own=${own:-$untold}
     [ -n "$own" ] || die "the second place has no backup with the files of gateway $GATEWAY_ID"
     snapshot=$(sed -n 1p <<<"$own")
     snapshot=${snapshot#*-}

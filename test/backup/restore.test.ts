@@ -141,29 +141,6 @@ test("a run that was killed between the moves of the secrets is gone on with; se
   rmSync(join(around.etc, "backup.env"));
 });
 
-test("the second place: what an older release sent, which does not tell whose it is, is listed and can be had", async () => {
-  const bin = join(around.folder, "tagging-bin");
-  mkdirSync(bin);
-  const snapshot = (day: string, id: string, ...tags: string[]) => ({
-    time: `2026-11-${day}T02:00:00Z`,
-    short_id: id,
-    tags: ["reef", ...tags],
-  });
-  const own = snapshot("20", "bbbbbbbb", "gateway-main");
-  const all = [snapshot("01", "aaaaaaaa"), own, snapshot("21", "cccccccc", "gateway-other")];
-  const script = `#!/bin/sh\ncase "$*" in *reef,gateway-main*) echo '${JSON.stringify([own])}' ;; snapshots*) echo '${JSON.stringify(all)}' ;; esac\n`;
-  writeFileSync(join(bin, "restic"), script, { mode: 0o755 });
-  const restoreOf = (...args: string[]) =>
-    run(["scripts/restore.sh", ...args], { ...env, PATH: `${bin}:${env["PATH"]}` });
-  const { output } = await restoreOf("--list");
-  expect(output).toContain("  20261120T020000Z-bbbbbbbb\n  20261101T020000Z-aaaaaaaa  does not tell");
-  expect(output).not.toContain("cccccccc");
-  const fetched = async (...args: string[]) => (await restoreOf("--yes", "--no-services", "--restic", ...args)).output;
-  expect(await fetched("--before", "2026-11-10")).toContain("fetching snapshot aaaaaaaa");
-  expect(await fetched("--before", "2026-11-21")).toContain("fetching snapshot bbbbbbbb");
-  expect(await fetched()).toContain("fetching snapshot bbbbbbbb");
-});
-
 test("nothing happens without --yes; --dry-run and --list only tell", async () => {
   const before = [await databases(), readdirSync(reef.dir)];
   expect((await restore()).code).toBe(2);
