@@ -83,17 +83,13 @@ export interface GatewayBackup {
   exists: boolean;
 }
 
-/**
- * The backup of each gateway that somebody may need: each is made by the host that has the folder. Runs of a release that
- * did not tell whose it was are taken for each one's: else there would be no backup from its change to the next night.
- */
+/** The backup of each gateway that somebody may need: each is made by the host that has the folder. */
 export async function listGatewayBackups(sql: Queryable): Promise<GatewayBackup[]> {
   return sql<GatewayBackup[]>`
     select g.id as gateway_id, coalesce(b.started_at, g.created_at) as since, b.started_at is not null as exists
     from gateways g left join lateral (
       select r.started_at from job_runs r
-      where r.job = 'backup' and r.details @> '{"local": true}'
-        and coalesce(r.details -> 'gateways' ? g.id, true)
+      where r.job = 'backup' and r.details @> jsonb_build_object('local', true, 'gateways', jsonb_build_array(g.id))
       order by r.started_at desc limit 1) b on true
     where ${isNeeded(sql)} order by g.id`;
 }
