@@ -1,4 +1,3 @@
-import { hostname } from "node:os";
 import type { Config } from "../config.ts";
 import { RETENTION } from "../lib/retention.ts";
 import { sleep } from "../lib/retry.ts";
@@ -30,7 +29,7 @@ export function createRestic(config: ResticConfig): Restic | null {
     RESTIC_CACHE_DIR: `${config.BACKUP_DIR}/.restic-cache`,
     TZ: "UTC",
   };
-  const restic = (args: string[], signal: AbortSignal, untilMs = Date.now() + LOCKED_MS): Promise<string> =>
+  const restic = (args: string[], signal: AbortSignal, untilMs = Date.now() + LOCKED_MS): Promise<unknown> =>
     runProgram({ program: "restic", args: ["--quiet", ...args], env, signal }).catch(async (error: unknown) => {
       // Forgetting wants the repository for itself, and other hosts begin at the same hour.
       if (error instanceof ProgramError && LOCKED.test(error.message) && Date.now() < untilMs) {
@@ -42,13 +41,6 @@ export function createRestic(config: ResticConfig): Restic | null {
       if (!(error instanceof ProgramError)) throw error;
       throw new Error(error.message.replaceAll(repository, "the repository"));
     });
-  /** What an older release sent from here, which did not tell whose it was: as a kind of its own nothing of it would ever go. */
-  const adopt = async (tag: string, signal: AbortSignal) => {
-    const listed = await restic(["snapshots", "--json", "--tag", "reef", "--host", hostname()], signal);
-    const snapshots = JSON.parse(listed) as { id: string; tags: string[] }[] | null;
-    const untold = (snapshots ?? []).filter(({ tags }) => !tags.some((one) => one.startsWith("gateway-")));
-    if (untold.length > 0) await restic(["tag", "--add", tag, ...untold.map(({ id }) => id)], signal);
-  };
   return {
     async send({ paths, at, gatewayId, signal }) {
       // Removes locks of runs that were killed; those of living ones stay. First of all: one that was killed while it forgot
@@ -61,9 +53,8 @@ export function createRestic(config: ResticConfig): Restic | null {
       });
       const time = at.toISOString().slice(0, 19).replace("T", " ");
       // Several hosts may share a repository: restore.sh takes the newest that has its own gateway's files.
-      const own = gatewayId === undefined ? [] : [`gateway-${gatewayId}`];
-      for (const tag of own) await adopt(tag, signal);
-      await restic(["backup", "--tag", ["reef", ...own].join(","), "--time", time, ...paths], signal);
+      const tags = gatewayId === undefined ? "reef" : `reef,gateway-${gatewayId}`;
+      await restic(["backup", "--tag", tags, "--time", time, ...paths], signal);
     },
     async forget(signal) {
       const keep = Object.entries(RETENTION).flatMap(([unit, count]) => [`--keep-${unit}`, String(count)]);
