@@ -18,6 +18,8 @@ STATE=$REEF/deploying
 READY_SECONDS=${REEF_READY_SECONDS:-90}
 # Longer than nginx needs from choosing a process to being connected.
 SETTLE_SECONDS=${REEF_SETTLE_SECONDS:-1}
+# How long a gateway that is away may be one that is just being restarted.
+GATEWAY_SECONDS=${REEF_GATEWAY_SECONDS:-60}
 NEEDED_MB=${REEF_NEEDED_MB:-2500}
 
 usage() {
@@ -88,30 +90,42 @@ ask_ready() {
   timeout 5 bash -c "exec 3<>/dev/tcp/127.0.0.1/$port &&
     printf 'GET /readyz HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n' >&3 && cat <&3" 2>/dev/null
 }
-is_ready() {
-  local answer
-  answer=$(ask_ready "$1") || return 1
-  [[ ${answer%%$'\r'*} == *" 200 "* ]]
-}
-lacks_gateway() {
+# "ready"; "away" when it waits for its gateway, and for nothing else; "" otherwise
+state_of() {
   local answer pattern='"waiting_for":\["gateway [^"]*"\]'
-  answer=$(ask_ready "$1") || return 1
-  [[ $answer =~ $pattern ]]
+  answer=$(ask_ready "$1") || return 0
+  if [[ ${answer%%$'\r'*} == *" 200 "* ]]; then
+    echo ready
+  elif [[ $answer =~ $pattern ]]; then
+    echo away
+  fi
 }
+is_ready() { [ "$(state_of "$1")" = ready ]; }
 # Nobody is ready, and somebody for want of the gateway only. A deploy or a return may be what brings the gateway back, so
 # it must not wait for it: a process counts as up that waits for nothing else.
 gateway_away=""
 find_gateway_away() {
-  local n away=""
+  local states n deadline=$((SECONDS + GATEWAY_SECONDS))
   gateway_away=""
-  for n in $(processes); do
-    ! is_ready "$n" || return 0
-    ! lacks_gateway "$n" || away=yes
+  while :; do
+    states=" $(for n in $(processes); do state_of "$n"; done | tr '\n' ' ')"
+    [[ $states == *away* && $states != *ready* ]] || { gateway_away="" && return; }
+    # One that is just being restarted is back in a moment.
+    [ "$SECONDS" -lt "$deadline" ] || break
+    [ -n "$gateway_away" ] || say "the gateway is away: waiting up to $GATEWAY_SECONDS s for it"
+    gateway_away=perhaps
+    sleep 1
   done
-  [ -z "$away" ] || say "the gateway is away: a process that waits for nothing else counts as ready"
-  gateway_away=$away
+  say "the gateway is away: a process that waits for nothing else counts as ready"
+  gateway_away=yes
 }
-is_up() { is_ready "$1" || { [ -n "$gateway_away" ] && lacks_gateway "$1"; }; }
+is_up() {
+  case $(state_of "$1") in
+    ready) ;;
+    away) [ -n "$gateway_away" ] ;;
+    *) return 1 ;;
+  esac
+}
 
 serves() { [ "$(release_of "reef-api@$1")" = "$2" ] && is_up "$1"; }
 
@@ -297,6 +311,7 @@ change() {
   fi
   printf '%s %s\n' "$from" "$from" >"$STATE"
   say "$target does not serve: returning to $from"
+  find_gateway_away
   change_over "$from" "$target" || end 2 "neither $target nor $from serves: see journalctl -u 'reef-api@*', then deploy.sh --resume or --back."
   rm -f "$STATE"
   end 1 "$target did not become ready; every process runs $from again."

@@ -63,11 +63,15 @@ export async function recordCanary(
 }
 
 /** Places nobody on it any more. False when that was so already; a leak takes the place of any other reason. */
-export async function stopPlacement(sql: Queryable, input: { gatewayId: string; reason: string }): Promise<boolean> {
+export async function stopPlacement(
+  sql: Queryable,
+  input: { gatewayId: string; reason: string; unprovedMs: number },
+): Promise<boolean> {
   const result = await sql`
     update gateways set placement_stopped_reason = ${input.reason}
     where id = ${input.gatewayId} and placement_stopped_reason is distinct from ${input.reason}
-      and (placement_stopped_reason is null or ${input.reason} = 'canary_leak')`;
+      and (placement_stopped_reason is null or ${input.reason} = 'canary_leak')
+      and coalesce(canary_green_at, created_at) <= now() - make_interval(secs => ${input.unprovedMs / 1000})`;
   return result.count === 1;
 }
 

@@ -154,7 +154,7 @@ async function conclude(deps: CanaryDeps, { result, leaks, reason }: Outcome): P
   if (!before) throw new Error(`there is no gateway ${gatewayId}`);
   await recordCanary(deps.sql, { gatewayId, result, leaks, of: subjectOf(deps) });
   if (result === "leak") {
-    await stopPlacing(deps, "canary_leak", leaks);
+    await stopPlacing(deps, { by: "run-canary", reason: "canary_leak", leaks });
     const told = `${leaks.slice(0, LEAKS_TOLD).join(", ")}${leaks.length > LEAKS_TOLD ? ", …" : ""}`;
     const summary = `isolation leak on gateway ${gatewayId}: ${told}; no new assistants are placed there (docs/canary.md)`;
     await raiseAlarm(deps, { key: alarmOf(gatewayId), severity: "critical", summary });
@@ -165,7 +165,7 @@ async function conclude(deps: CanaryDeps, { result, leaks, reason }: Outcome): P
     await placeAgain(deps, before);
     return { ok: true, summary: `gateway ${gatewayId} is isolated`, details: { result } };
   }
-  await stopIfUnproved(deps, before, reason);
+  await stopIfUnproved(deps, before, { by: "run-canary", why: reason });
   // A gateway that just restarts is no trouble; one that stays so is.
   const ok = before.result !== "failed";
   return { ok, summary: `could not be carried out: ${reason}`, details: { result } };
@@ -174,11 +174,17 @@ async function conclude(deps: CanaryDeps, { result, leaks, reason }: Outcome): P
 type StopDeps = Pick<CanaryDeps, "sql" | "config" | "log" | "alarmSender">;
 
 /** No new assistants on a gateway that was not proved for CANARY_MAX_AGE_MS; `why` there was no proof. Returns what was said. */
-async function stopIfUnproved(deps: StopDeps, { greenAt, createdAt }: Canary, why: string): Promise<string | null> {
+async function stopIfUnproved(
+  deps: StopDeps,
+  { greenAt, createdAt }: Canary,
+  { by, why }: { by: string; why: string },
+): Promise<string | null> {
+  const { GATEWAY_ID: gatewayId, CANARY_MAX_AGE_MS: unprovedMs } = deps.config;
   const provedAt = greenAt ?? createdAt;
-  if (Date.now() - provedAt.getTime() <= deps.config.CANARY_MAX_AGE_MS) return null;
-  const gatewayId = deps.config.GATEWAY_ID;
-  await stopPlacing(deps, "canary_stale", []);
+  if (Date.now() - provedAt.getTime() <= unprovedMs) return null;
+  await stopPlacing(deps, { by, reason: "canary_stale", leaks: [], unprovedMs });
+  // A run may have proved it meanwhile.
+  if (!(await findCanary(deps.sql, gatewayId))?.placementStoppedReason) return null;
   const summary = `isolation of gateway ${gatewayId} not proved since ${provedAt.toISOString()} (${why}); no new assistants are placed there`;
   await raiseAlarm(deps, { key: alarmOf(gatewayId), severity: "critical", summary });
   return summary;
@@ -193,18 +199,21 @@ export async function watchCanary(deps: StopDeps): Promise<string | null> {
   if (!canary || canary.placementStoppedReason === "canary_leak") return null;
   const runs = canary.at !== null && Date.now() - canary.at.getTime() <= deps.config.CANARY_MAX_AGE_MS;
   if (runs && canary.placementStoppedReason === "canary_stale") return null;
-  return stopIfUnproved(deps, canary, "no run came to a good end: docs/runbooks/canary-red.md");
+  return stopIfUnproved(deps, canary, {
+    by: "check-health",
+    why: "no run came to a good end: docs/runbooks/canary-red.md",
+  });
 }
 
 async function stopPlacing(
-  { sql, config }: StopDeps,
-  reason: "canary_leak" | "canary_stale",
-  leaks: string[],
+  { sql, config: { GATEWAY_ID: gatewayId } }: StopDeps,
+  stop: { by: string; reason: "canary_leak" | "canary_stale"; leaks: string[]; unprovedMs?: number },
 ): Promise<void> {
+  const { by, reason, leaks, unprovedMs = 0 } = stop;
   await sql.begin(async (tx) => {
-    if (!(await stopPlacement(tx, { gatewayId: config.GATEWAY_ID, reason }))) return;
-    const details = { gateway: config.GATEWAY_ID, reason, leaks: leaks.join(" ") };
-    await insertAudit(tx, { ...byJob("run-canary"), action: "gateway.placement_stopped", details });
+    if (!(await stopPlacement(tx, { gatewayId, reason, unprovedMs }))) return;
+    const details = { gateway: gatewayId, reason, leaks: leaks.join(" ") };
+    await insertAudit(tx, { ...byJob(by), action: "gateway.placement_stopped", details });
   });
 }
 

@@ -117,6 +117,11 @@ async function look({ config }: CareDeps, host: Host, { lookMs }: Patience): Pro
 
 const CHANGING = ["activating", "deactivating", "reloading"];
 
+/** How long this machine has been up; NaN where it does not say. */
+export async function readUptimeMs(host: Host): Promise<number> {
+  return Number(((await host.read("/proc/uptime")) ?? "").split(" ")[0]) * 1000;
+}
+
 async function readProcess(host: Host, id: string) {
   const unit = await readUnit(host, `reef-gateway@${id}.service`, [
     "ActiveState",
@@ -124,7 +129,7 @@ async function readProcess(host: Host, id: string) {
     "ActiveEnterTimestampMonotonic",
   ]);
   if (!unit) return null;
-  const uptime = Number(((await host.read("/proc/uptime")) ?? "").split(" ")[0]) * 1000;
+  const uptime = await readUptimeMs(host);
   const since = Number(unit.ActiveEnterTimestampMonotonic) / 1000;
   return {
     state: unit.ActiveState,

@@ -9,13 +9,15 @@ import { withDeadline } from "../lib/retry.ts";
 import { tellAlarms } from "./alarms.ts";
 import { findPlace } from "./doctor/place.ts";
 import { watchCanary } from "./canary.ts";
-import { careForGateway, hasGatewayHere } from "./gatewayCare.ts";
+import { careForGateway, hasGatewayHere, readUptimeMs } from "./gatewayCare.ts";
 import type { JobResult } from "./jobs.ts";
 import { watchAll } from "./watch.ts";
 
 /** Within the restart folder, where no gateway can have this name. */
 const DATABASE_DOWN = ".database-down";
 const PING_MS = 5_000;
+/** The canary's timer is hourly (reef-run-canary.timer). */
+const CANARY_COMES_MS = 75 * 60_000;
 const alarm = { key: "postgres", severity: "critical" as const, host: hostname(), count: 1 };
 
 /** One health check: mends the gateway if it is proven broken, tells of the rest. */
@@ -25,8 +27,9 @@ export async function checkServer(deps: Deps, host: Host, lock: HeldLock): Promi
   );
   const place = await findPlace(host, deps.config);
   const [gateway, troubles] = await Promise.all([careForGateway(deps, host, lock), watchAll(deps, host, place)]);
-  // A trial has no timer for it.
-  const unproved = place.isTrial || !hasGatewayHere(deps.config) ? null : await watchCanary(deps);
+  // A trial has no timer for it, and after a start the timer comes first.
+  const isDue = !place.isTrial && hasGatewayHere(deps.config) && !((await readUptimeMs(host)) < CANARY_COMES_MS);
+  const unproved = isDue ? await watchCanary(deps) : null;
   if (unproved) troubles.push(unproved);
   await tellAlarms(deps);
   const summary = [gateway.said, ...(troubles.length > 0 ? troubles : ["nothing else to tell"])].join("; ");

@@ -106,8 +106,11 @@ async function prepareAll(deps: ReconcilerDeps, placed: Placed[], pass: Pass): P
   let heldAt = -Infinity;
   for (const assistant of placed) {
     // Whoever stood still meanwhile may have lost the lock, and would make folders of people who were erased since.
-    if (performance.now() - heldAt > TRUSTED_MS) await pass.requireHeld();
-    heldAt = performance.now();
+    const askedAt = performance.now();
+    if (askedAt - heldAt > TRUSTED_MS) {
+      await pass.requireHeld();
+      heldAt = askedAt;
+    }
     try {
       await deps.workspaces.prepare(assistant);
       // Those that are awake are guarded before and after each turn.

@@ -131,7 +131,8 @@ async function lookAtApi(name: string, url: string, pauseMs: number): Promise<Tr
 
 async function lookAtDisk(host: Host, folder: string): Promise<Trouble> {
   const room = await host.room(folder);
-  if (room === null) return undefined;
+  // A folder that is gone is no disk that runs full.
+  if (room === null) return (await host.stand(folder)) === null ? null : undefined;
   const left = leftOf(room);
   if (left >= ROOM.warn) return null;
   const summary = `the disk of ${folder} has ${Math.floor(left * 100)} % left (docs/runbooks/disk-full.md)`;

@@ -24,7 +24,6 @@ afterAll(() => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-const never = new AbortController().signal;
 const second = () =>
   createRestic({ RESTIC_REPOSITORY: repository, RESTIC_PASSWORD: "second", BACKUP_DIR: join(folder, "backups") })!;
 const command = (...args: string[]) => [...dyingWithUs("KILL"), "restic", "--quiet", ...args];

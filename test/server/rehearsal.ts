@@ -134,6 +134,7 @@ function startDeploy({ root, manager, readySeconds }: Town, args: string[]) {
       REEF_ROOT: root,
       REEF_READY_SECONDS: String(readySeconds),
       REEF_SETTLE_SECONDS: "0.3",
+      REEF_GATEWAY_SECONDS: "2",
       REEF_NEEDED_MB: "10",
     },
     stdin: "ignore",
