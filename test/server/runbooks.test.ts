@@ -90,6 +90,8 @@ const judgeReef: Judge = async ([command = "", ...words]) => {
     case "restore":
     case "deploy":
       return missingOptions(await helpOf(`scripts/${command}.sh`), `scripts/${command}.sh`, words);
+    case "restart":
+      return missingOptions(await helpOf("scripts/deploy.sh"), "scripts/deploy.sh", ["--restart", ...words]);
     default: {
       const only = words[words.indexOf("--only") + 1];
       const strange = words.includes("--only")
