@@ -1,11 +1,12 @@
-import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { availableParallelism, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { startPostgres, type Postgres } from "./services/postgres.ts";
 import { explain, spawnChild, type Child } from "./services/process.ts";
 import { startRedis, type Redis } from "./services/redis.ts";
 
-const help = `Runs the tests against a Postgres and a Redis of their own, which are gone afterwards.
+const help = `Runs the tests against a Postgres and a Redis of their own, which are gone afterwards. All of them go in two halves side by
+side, each with its own; what the second one says comes when both have ended.
 
   npm test                              everything in test/, the suites with the real gateway included
   npm test -- test/api                  only the files whose path contains test/api
@@ -22,7 +23,10 @@ if (args.includes("--help") || args.includes("-h")) {
   process.exit(0);
 }
 const say = (line: string) => console.error(`reef: ${line}`);
-const running: { postgres?: Postgres; redis?: Redis; tests?: Child } = {};
+/** Halves that share nothing; tests wait more than they compute. */
+const HALVES = args.length > 0 || availableParallelism() < 2 ? 1 : 2;
+type Running = { postgres?: Postgres; redis?: Redis; tests?: Child };
+const running: Running[] = [];
 let signalled = 0;
 for (const [signal, number] of [
   ["SIGINT", 2],
@@ -30,9 +34,10 @@ for (const [signal, number] of [
   ["SIGHUP", 1],
 ] as const) {
   process.on(signal, () => {
-    if (signalled === 0 && running.tests === undefined) void finish(128 + number);
+    const begun = running.filter(({ tests }) => tests !== undefined);
+    if (signalled === 0 && begun.length < HALVES) void finish(128 + number);
     signalled ||= 128 + number;
-    running.tests?.kill("SIGTERM");
+    for (const { tests } of begun) tests?.kill("SIGTERM");
   });
 }
 
@@ -46,17 +51,46 @@ try {
 }
 await finish(signalled || Number(process.exitCode));
 
+type Counts = { code: number; passed: number; failed: number; skipped: number };
+
 async function testAll(): Promise<number> {
   // As root Postgres runs as another user, who must get through.
   chmodSync(folder, 0o711);
-  const [postgres, redis] = await Promise.all([
-    startPostgres({ dataDir: join(folder, "postgres"), durable: false, log: () => undefined }).then(
-      (started) => (running.postgres = started),
+  // One after the other: the first may have to fetch Redis.
+  for (let half = 1; half <= HALVES; half++) await startServers(half);
+  const halves = await Promise.all(running.map((own, i) => testHalf(own, i + 1)));
+  if (HALVES > 1) await Bun.write(Bun.stdout, Bun.file(outputOf(2)));
+  const sum = (count: keyof Counts) => halves.reduce((total, half) => total + half[count], 0);
+  console.log(
+    `${sum("passed")} passed, ${sum("failed")} failed${sum("skipped") > 0 ? `, ${sum("skipped")} skipped` : ""}`,
+  );
+  return Math.max(...halves.map(({ code }) => code));
+}
+
+function outputOf(half: number): string {
+  return join(folder, `output-${half}`);
+}
+
+function placeOf(half: number): string {
+  return join(folder, String(half));
+}
+
+async function startServers(half: number): Promise<void> {
+  const own: Running = {};
+  running.push(own);
+  const place = placeOf(half);
+  mkdirSync(place, { mode: 0o711 });
+  await Promise.all([
+    startPostgres({ dataDir: join(place, "postgres"), durable: false, log: () => undefined }).then(
+      (started) => (own.postgres = started),
     ),
-    startRedis({ dataDir: join(folder, "redis"), log: say }).then((started) => (running.redis = started)),
+    startRedis({ dataDir: join(place, "redis"), log: say }).then((started) => (own.redis = started)),
   ]);
-  const report = join(folder, "report.xml");
-  running.tests = spawnChild({
+}
+
+async function testHalf(own: Running, half: number): Promise<Counts> {
+  const report = join(placeOf(half), "report.xml");
+  own.tests = spawnChild({
     command: [
       process.execPath,
       "--no-env-file",
@@ -65,31 +99,34 @@ async function testAll(): Promise<number> {
       "--timeout=60000",
       "--reporter=junit",
       `--reporter-outfile=${report}`,
+      ...(HALVES > 1 ? [`--shard=${half}/${HALVES}`] : []),
       ...(args.length > 0 ? args : ["./test"]),
     ],
-    env: { ...(process.env as Record<string, string>), TEST_DATABASE_URL: postgres.url, TEST_REDIS_URL: redis.url },
+    env: {
+      ...(process.env as Record<string, string>),
+      TEST_DATABASE_URL: own.postgres!.url,
+      TEST_REDIS_URL: own.redis!.url,
+    },
     deathSignal: "KILL",
     detached: false,
+    ...(half > 1 ? { logFile: outputOf(half) } : {}),
   });
-  const code = await running.tests.exited;
-  console.log(summary(report, code));
-  return code;
+  return count(report, await own.tests.exited);
 }
 
 /** The counts of the report. A run that failed without a failed test (it broke off, or a file did not load) counts as one. */
-function summary(report: string, code: number): string {
+function count(report: string, code: number): Counts {
   const xml = existsSync(report) ? readFileSync(report, "utf8") : "";
   const head = /<testsuites [^>]*>/.exec(xml)?.[0] ?? "";
-  const count = (name: string) => Number(new RegExp(` ${name}="(\\d+)"`).exec(head)?.[1] ?? 0);
-  const skipped = count("skipped");
-  const failed = count("failures") + count("errors");
-  const passed = count("tests") - skipped - failed;
-  const shown = code !== 0 && failed === 0 ? 1 : failed;
-  return `${passed} passed, ${shown} failed${skipped > 0 ? `, ${skipped} skipped` : ""}`;
+  const read = (name: string) => Number(new RegExp(` ${name}="(\\d+)"`).exec(head)?.[1] ?? 0);
+  const skipped = read("skipped");
+  const failed = read("failures") + read("errors");
+  const passed = read("tests") - skipped - failed;
+  return { code, passed, failed: code !== 0 && failed === 0 ? 1 : failed, skipped };
 }
 
 async function finish(code: number): Promise<never> {
-  await Promise.all([running.redis?.stop(), running.postgres?.stop()]);
+  await Promise.all(running.map(({ redis, postgres }) => Promise.all([redis?.stop(), postgres?.stop()])));
   try {
     rmSync(folder, { recursive: true, force: true });
   } catch {
