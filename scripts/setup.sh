@@ -827,8 +827,16 @@ start_all() {
       change "$unit restarted, its settings have changed" start_unit restart "$unit"
     else
       right "$unit"
+      clear_sign "$unit"
     fi
   done
+}
+# A run that was killed right after a restart left its sign, and nginx sends that process nothing. A deploy's own stays.
+clear_sign() {
+  local sign=/run/reef-edge/going-${1//[!0-9]/}
+  if [[ $1 == reef-api@* ]] && [ -e "$sign" ] && [ ! -s "$opt/deploying" ]; then
+    change "nginx sends requests to $1 again" rm -f "$sign"
+  fi
 }
 start_unit() {
   local sign='' code=0
